@@ -1,0 +1,1 @@
+//! JSON Schemas of `input`, `output` and `export`.

@@ -1,0 +1,27 @@
+//! The shared vocabulary of Millrace: what coordinator, worker and tests exchange, and the names under
+//! which it is kept. No IO, no clock, no environment.
+//!
+//! A tour of the nouns:
+//! - [`InstanceKey`] names one run of a definition; [`partition_of`] says which partition owns it.
+//! - [`Record`] is one entry of a partition's log; [`RecordBody`] lists everything that can change state.
+//! - [`Step`] is a task execution handed to the fleet; [`StepResult`] is what comes back.
+//! - [`Problem`] is an error as the language defines it (RFC 9457 members).
+//! - [`names`] builds every stream, subject, consumer and Redis key; nothing else spells one.
+//! - [`limits`] holds every bound, with its reason and what happens there.
+//! - [`wire`] encodes records, steps and results, versioned.
+
+pub mod hash;
+mod id;
+pub mod limits;
+pub mod names;
+mod problem;
+mod record;
+mod step;
+pub mod wire;
+
+pub use id::{DefinitionRef, IdError, InstanceKey, PartitionId, PlacedInstance, is_label, partition_of};
+pub use problem::{ErrorKind, Problem};
+pub use record::{
+    ChildOutcome, ControlKind, ParentLink, Progress, Record, RecordBody, Reply, ReplyBody, Start, TimerId,
+};
+pub use step::{RawJson, Step, StepOutcome, StepResult};

@@ -1,0 +1,66 @@
+//! Every bound in one place: unit in the name, reason and behaviour at the bound in the comment.
+//! A bound that operators may change is a default here and a setting in `millrace-runtime`'s registry.
+
+/// Instance id length. Longer ids are refused with 400.
+pub const INSTANCE_ID_BYTES_MAX: usize = 128;
+
+/// A workflow input, a step's input or a step's output as JSON. Below NATS' default `max_payload` (1 MiB)
+/// with room for the envelope. An API input above it gets 413; a step input or output above it fails the
+/// task with a `runtime` error that names both sizes.
+pub const PAYLOAD_BYTES_MAX: usize = 768 * 1024;
+
+/// A definition's source. Larger ones get 413.
+pub const DEFINITION_BYTES_MAX: usize = 512 * 1024;
+
+/// Tasks in one definition, all levels. More is a deploy error.
+pub const DEFINITION_TASKS_MAX: usize = 10_000;
+
+/// Nesting of task lists in a definition. Deeper is a deploy error; bounds recursion everywhere.
+pub const DEFINITION_DEPTH_MAX: usize = 64;
+
+/// Nesting of any JSON or YAML value that enters or is computed. Below serde_json's own limit of 128, so that
+/// what is written can always be read. Deeper input gets 400; a deeper computed value faults its task.
+pub const VALUE_DEPTH_MAX: usize = 100;
+
+/// One expression's source. Longer is a deploy error.
+pub const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
+
+/// Evaluation steps of one expression. About 0.1 to 0.5 s of one core; at the bound the task faults with an
+/// `expression` error.
+pub const EXPRESSION_FUEL_MAX: u64 = 1_000_000;
+
+/// Values (nodes) in one expression's result, and in what it may build on the way.
+pub const EXPRESSION_NODES_MAX: usize = 1_000_000;
+
+/// Bytes of one string that an expression may build.
+pub const EXPRESSION_STRING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Inline task executions in one `apply`. At the bound the rest goes on by a `continue` record through the
+/// log, so a busy instance shares its partition with the others.
+pub const ACTIVATION_TASKS_MAX: u32 = 1_000;
+
+/// Items of one `for`. More faults the task.
+pub const FOR_ITEMS_MAX: usize = 1_000_000;
+
+/// Tasks active in one instance at a time (frames). More faults the task that would exceed it.
+pub const INSTANCE_FRAMES_MAX: usize = 50_000;
+
+/// Trace entries kept per instance; the oldest are dropped above it (the count of dropped ones is shown).
+pub const TRACE_ENTRIES_MAX: u64 = 30_000;
+
+/// Retries when a policy states no limit: a safety cap, named in the error when it is reached.
+pub const RETRY_ATTEMPTS_MAX: u32 = 10_000;
+
+/// Records folded into one commit.
+pub const COMMIT_RECORDS_MAX: usize = 512;
+
+/// Bytes of one commit, approximately: the batch is closed when it is passed.
+pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Deliveries of one step message before the worker reports it as poisonous instead of running it again.
+pub const STEP_DELIVERIES_MAX: i64 = 20;
+
+/// Labels of an instance, and bytes of each key and value. More gets 400.
+pub const LABELS_MAX: usize = 32;
+/// See [`LABELS_MAX`].
+pub const LABEL_BYTES_MAX: usize = 128;

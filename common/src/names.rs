@@ -1,0 +1,187 @@
+//! Every stream, subject, consumer and Redis key. Nothing else in the workspace spells one.
+//!
+//! All Redis keys of partition `p` share the hash tag `{mr:p}`, those of the registry `{mr:reg}`, so that each
+//! transaction stays in one slot of a Redis Cluster. The instance id is never part of a subject: subject
+//! cardinality costs the broker memory.
+
+use crate::{DefinitionRef, InstanceKey, PartitionId, TimerId};
+
+/// The work queue of steps.
+pub const STEPS_STREAM: &str = "MR_STEPS";
+/// All subjects of [`STEPS_STREAM`].
+pub const STEPS_SUBJECTS: &str = "mr.steps.>";
+/// The durable copy of every definition's source, keyed by subject; Redis holds the index.
+pub const DEFINITIONS_STREAM: &str = "MR_DEFINITIONS";
+/// All subjects of [`DEFINITIONS_STREAM`].
+pub const DEFINITIONS_SUBJECTS: &str = "mr.definition.>";
+/// Core NATS: hints that an instance changed its status. Payload: `namespace/id status`.
+pub const ENDED_HINT: &str = "mr.hint.ended";
+/// Core NATS: hint that the registry (definitions, functions, workers) changed.
+pub const REGISTRY_HINT: &str = "mr.hint.registry";
+/// Core NATS request: a worker announces itself and its functions.
+pub const FLEET_REGISTER: &str = "mr.fleet.register";
+/// Core NATS: a worker's heartbeat.
+pub const FLEET_BEAT: &str = "mr.fleet.beat";
+/// Core NATS request: is this step still open, and what progress was saved?
+pub const FLEET_ASK: &str = "mr.fleet.ask";
+/// The queue that steps use unless the function or the task says otherwise.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// Stream that is the log of a partition.
+pub fn log_stream(p: PartitionId) -> String {
+    format!("MR_LOG_{p}")
+}
+
+/// All subjects of a partition's log.
+pub fn log_subjects(p: PartitionId) -> String {
+    format!("mr.log.{p}.>")
+}
+
+/// Subject of a record of the given kind.
+pub fn log_subject(p: PartitionId, kind: &str) -> String {
+    format!("mr.log.{p}.{kind}")
+}
+
+/// Subject to which a worker of `queue` reports results and progress.
+pub fn report_subject(p: PartitionId, queue: &str) -> String {
+    format!("mr.log.{p}.result.{queue}")
+}
+
+/// Subject of a step.
+pub fn step_subject(namespace: &str, queue: &str, priority: u8) -> String {
+    format!("mr.steps.{namespace}.{queue}.{priority}")
+}
+
+/// Filter of a queue's consumer: every namespace and priority.
+pub fn queue_filter(queue: &str) -> String {
+    format!("mr.steps.*.{queue}.*")
+}
+
+/// Durable consumer of a queue.
+pub fn queue_consumer(queue: &str) -> String {
+    format!("q-{queue}")
+}
+
+/// Core NATS: asks whoever runs a step of this instance to stop it. Payload: step ids, one a line.
+pub fn cancel_subject(worker: &str) -> String {
+    format!("mr.cancel.{worker}")
+}
+
+/// Core NATS: commands to one worker (`drain`).
+pub fn worker_subject(worker: &str) -> String {
+    format!("mr.worker.{worker}")
+}
+
+/// Subject of a definition's durable source. Version dots become `_`.
+pub fn definition_subject(d: &DefinitionRef) -> String {
+    format!("mr.definition.{}.{}.{}", d.namespace, d.name, d.version.replace(['.', '+'], "_"))
+}
+
+/// Redis: the fence of a partition (STRING, no TTL).
+pub fn fence_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:fence")
+}
+
+/// Redis: the position of a partition (STRING).
+pub fn position_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:pos")
+}
+
+/// Redis: timers of a partition (ZSET, score = due in Unix ms, member = [`timer_member`]).
+pub fn timers_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:timers")
+}
+
+/// Redis: effects that must leave, and steps that are out (HASH).
+pub fn outbox_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:outbox")
+}
+
+/// Redis: all instances by time of creation (ZSET, score = created in Unix ms, member = `namespace/id`).
+pub fn index_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:index")
+}
+
+/// Redis: instances that have not ended (ZSET, as [`index_key`]).
+pub fn open_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:open")
+}
+
+/// Redis: ended instances by the time their retention ends (ZSET, Unix ms).
+pub fn expire_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:expire")
+}
+
+/// Redis: records that could not be decoded or applied (HASH, sequence -> reason and raw record).
+pub fn dead_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:dead")
+}
+
+/// Redis: the durable watermark of a partition: log below it may be trimmed (STRING).
+pub fn watermark_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:watermark")
+}
+
+/// Redis: state of one instance (HASH, engine's fields).
+pub fn instance_key(p: PartitionId, i: &InstanceKey) -> String {
+    format!("{{mr:{p}}}:i:{i}")
+}
+
+/// Redis: trace of one instance (HASH, entry number -> JSON).
+pub fn trace_key(p: PartitionId, i: &InstanceKey) -> String {
+    format!("{{mr:{p}}}:t:{i}")
+}
+
+/// Member of [`timers_key`].
+pub fn timer_member(i: &InstanceKey, t: TimerId) -> String {
+    format!("{i}|{}|{}", t.frame, t.number)
+}
+
+/// Reads a [`timer_member`] back; `None` when it is not one.
+pub fn parse_timer_member(text: &str) -> Option<(InstanceKey, TimerId)> {
+    let mut parts = text.split('|');
+    let instance = parts.next()?.parse().ok()?;
+    let frame = parts.next()?.parse().ok()?;
+    let number = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some((instance, TimerId { frame, number }))
+}
+
+/// Redis: cluster facts fixed at creation: partition count, layout version, stream incarnations (HASH).
+pub const CLUSTER_KEY: &str = "{mr:reg}:cluster";
+/// Redis: every definition (ZSET, score 0, member `namespace/name`).
+pub const DEFINITIONS_KEY: &str = "{mr:reg}:definitions";
+/// Redis: functions of the fleet (HASH, `name:version` -> JSON).
+pub const FUNCTIONS_KEY: &str = "{mr:reg}:functions";
+/// Redis: workers (HASH, worker id -> JSON).
+pub const WORKERS_KEY: &str = "{mr:reg}:workers";
+/// Redis: coordinators alive (HASH, id -> JSON).
+pub const COORDINATORS_KEY: &str = "{mr:reg}:coordinators";
+/// Redis: state of queues that differs from the default (HASH, queue -> JSON).
+pub const QUEUES_KEY: &str = "{mr:reg}:queues";
+
+/// Redis: versions of one definition (HASH, version -> JSON with source and digest).
+pub fn definition_key(namespace: &str, name: &str) -> String {
+    format!("{{mr:reg}}:definition:{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timer_members_round_trip() {
+        let i: InstanceKey = "default/a:b.c".parse().unwrap();
+        let t = TimerId { frame: 7, number: 3 };
+        assert_eq!(parse_timer_member(&timer_member(&i, t)), Some((i, t)));
+        assert_eq!(parse_timer_member("default/a|1"), None);
+    }
+
+    #[test]
+    fn keys_of_a_partition_share_one_slot() {
+        let i: InstanceKey = "default/a".parse().unwrap();
+        let p = PartitionId(3);
+        for key in [fence_key(p), position_key(p), timers_key(p), outbox_key(p), instance_key(p, &i), trace_key(p, &i)] {
+            assert!(key.starts_with("{mr:3}:"), "{key}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What coordinator and workers exchange: [`Step`] out through the work queue, [`StepResult`] back through
+//! the log.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::{InstanceKey, Problem};
+
+/// A JSON text carried as it is: the coordinator's shell and the wire never parse payloads; the engine and the
+/// handlers do. Cheap to clone.
+#[derive(Clone)]
+pub struct RawJson(Arc<RawValue>);
+
+impl RawJson {
+    /// Checks that the text is one JSON value and keeps it.
+    ///
+    /// # Errors
+    /// serde_json's error with line and column.
+    pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice::<Box<RawValue>>(text).map(|v| Self(v.into()))
+    }
+
+    /// Encodes a value.
+    ///
+    /// # Errors
+    /// When the value cannot be written as JSON (a map with non-string keys).
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::value::to_raw_value(value).map(|v| Self(v.into()))
+    }
+
+    /// `null`.
+    pub fn null() -> Self {
+        Self(RawValue::NULL.to_owned().into())
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Decodes the text.
+    ///
+    /// # Errors
+    /// serde_json's error when the text has another shape than `T`.
+    pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.text())
+    }
+
+    /// Length of the text in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a JSON text is never empty")]
+    pub fn len(&self) -> usize {
+        self.text().len()
+    }
+}
+
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for RawJson {}
+
+impl fmt::Debug for RawJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl Serialize for RawJson {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(d).map(|v| Self(v.into()))
+    }
+}
+
+/// One task execution handed to the fleet. Delivered at least once; [`Step::key`] is the same for every
+/// delivery, attempt and re-dispatch, so a side effect made idempotent by it happens once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// `<key>.<attempt>`: identifies the attempt.
+    pub id: String,
+    /// The idempotency key: instance, task pointer and iteration, hashed; stable over attempts.
+    pub key: String,
+    /// The instance.
+    pub instance: InstanceKey,
+    /// The definition, `namespace/name@version`.
+    pub definition: String,
+    /// JSON Pointer of the task in its definition.
+    pub task: String,
+    /// What to run: a registered function `name:semver`, or a built-in call type such as `call:http`.
+    pub function: String,
+    /// Retry number of the language, from 1.
+    pub attempt: u32,
+    /// Dispatch generation: raised when a lost step is dispatched again. Not a retry.
+    pub generation: u32,
+    /// The engine's slot for this task; returned in the result so that it is found in O(1).
+    pub frame: u32,
+    /// The evaluated input.
+    pub input: RawJson,
+    /// Unix milliseconds after which the result no longer counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<i64>,
+    /// The last value saved with `ctx.checkpoint` by an earlier attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RawJson>,
+    /// Subject to which the result and progress are reported (the log of the instance's partition).
+    pub report: String,
+    /// Must be returned in the result; proves that the sender was given this step.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+}
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StepOutcome {
+    /// The handler's output.
+    Output(RawJson),
+    /// The handler's error; the definition's `try` decides what happens next.
+    Error(Problem),
+    /// The handler stopped because it was asked to (cancel token).
+    Cancelled,
+}
+
+/// A worker's report. The first result for (step id) counts, all others are named no-ops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepResult {
+    /// [`Step::id`].
+    pub step: String,
+    /// [`Step::frame`].
+    pub frame: u32,
+    /// [`Step::generation`].
+    pub generation: u32,
+    /// Who ran it.
+    pub worker: String,
+    /// Delivery number of the step message, from 1: above 1 means that an earlier worker did not finish.
+    pub delivery: u32,
+    /// Run time of the handler in milliseconds.
+    pub duration_ms: u64,
+    /// What came out.
+    pub outcome: StepOutcome,
+    /// [`Step::token`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+}
