@@ -1,0 +1,156 @@
+//! What an activation wants done, as data. Effects leave only after the commit that holds their cause.
+
+use bytes::Bytes;
+use millrace_common::{InstanceKey, RawJson, RecordBody, Reply, TimerId};
+
+/// Result of one `apply`.
+#[derive(Clone, Debug, Default)]
+pub struct Transition {
+    /// What the record did.
+    pub outcome: Outcome,
+    /// What follows, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// What a record did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// State changed.
+    #[default]
+    Applied,
+    /// Nothing changed, and why.
+    Ignored(Ignored),
+}
+
+/// Named no-ops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// No such instance: it ended and was removed, or never was.
+    NoInstance,
+    /// A start of an instance that exists.
+    AlreadyStarted,
+    /// The instance has ended.
+    Ended,
+    /// A result of a step that is not open: a duplicate, a lost race, or an earlier attempt or generation.
+    StaleStep,
+    /// A timer that was cancelled, fired before, or belongs to a frame that moved on.
+    StaleTimer,
+    /// A continuation that was already done.
+    StaleContinue,
+    /// A child that nobody waits for any more.
+    StaleChild,
+    /// A control that is already true or makes no sense now.
+    NotAllowed,
+    /// The token does not belong to the step.
+    BadToken,
+}
+
+impl Ignored {
+    /// Label for logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoInstance => "noInstance",
+            Self::AlreadyStarted => "alreadyStarted",
+            Self::Ended => "ended",
+            Self::StaleStep => "staleStep",
+            Self::StaleTimer => "staleTimer",
+            Self::StaleContinue => "staleContinue",
+            Self::StaleChild => "staleChild",
+            Self::NotAllowed => "notAllowed",
+            Self::BadToken => "badToken",
+        }
+    }
+}
+
+/// One consequence.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Hand a step to the fleet. Kept in the outbox under [`Dispatch::frame`] until [`Effect::Settle`].
+    Dispatch(Box<Dispatch>),
+    /// The step of this frame is closed: remove it from the outbox.
+    Settle {
+        /// The frame.
+        frame: u32,
+    },
+    /// Ask the worker that runs this step, if any, to stop. Best effort.
+    CancelStep {
+        /// Step id.
+        step: String,
+        /// The worker last heard of for it.
+        worker: Option<String>,
+    },
+    /// Fire a `timer` record when due.
+    StartTimer {
+        /// Which.
+        timer: TimerId,
+        /// Unix ms.
+        due_ms: i64,
+    },
+    /// Never mind.
+    CancelTimer {
+        /// Which.
+        timer: TimerId,
+    },
+    /// Append a record to the log of the instance's partition: child start and cancel, child ended, own continue.
+    /// Kept in the outbox under `id` until the log has acknowledged it; may be appended more than once.
+    Send {
+        /// Unique within the sending instance.
+        id: String,
+        /// Receiver.
+        to: InstanceKey,
+        /// What.
+        body: Box<RecordBody>,
+    },
+    /// Tell whoever asked. A hint, not kept.
+    Reply {
+        /// Inbox.
+        to: String,
+        /// What.
+        body: Reply,
+    },
+}
+
+/// A step to be handed out. The shell adds what only it knows: report subject, queue of the function, token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    /// Slot of the task.
+    pub frame: u32,
+    /// `<key>.<attempt>`.
+    pub step: String,
+    /// Idempotency key.
+    pub key: String,
+    /// Pointer of the task.
+    pub task: String,
+    /// `name:semver` of a function, or `call:http`.
+    pub function: String,
+    /// Queue named by the definition; else the function's own, else the default.
+    pub queue: Option<String>,
+    /// From 1.
+    pub attempt: u32,
+    /// From 0.
+    pub generation: u32,
+    /// Evaluated input.
+    pub input: RawJson,
+    /// Unix ms.
+    pub deadline_ms: Option<i64>,
+    /// Last saved progress.
+    pub progress: Option<RawJson>,
+    /// `namespace/name@version` of the definition.
+    pub definition: String,
+    /// W3C trace context of the instance.
+    pub traceparent: Option<String>,
+}
+
+/// What must be stored of one instance: fields of its state hash and entries of its trace hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// Fields to set: name and bytes.
+    pub set: Vec<(String, Bytes)>,
+    /// Fields to delete.
+    pub delete: Vec<String>,
+    /// Trace entries to set: number and JSON.
+    pub trace: Vec<(u64, Bytes)>,
+    /// Trace entries to delete (the oldest, above the bound).
+    pub trace_delete: Vec<u64>,
+}
+

@@ -1,0 +1,26 @@
+//! A definition made ready to run: every task of every list flattened into nodes with small stable ids.
+
+use std::sync::Arc;
+
+use millrace_common::DefinitionRef;
+use millrace_dsl::model::Document;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Plan {
+    /// The tree.
+    pub document: Arc<Document>,
+}
+
+impl Plan {
+    /// Flattens a document. Ids follow document order, so that they are the same in every process and build.
+    pub fn new(document: Arc<Document>) -> Self {
+        Self { document }
+    }
+}
+
+/// Where `apply` finds definitions. The shell answers from a cache that it filled before.
+pub trait Definitions {
+    /// The plan of an exact version; `None` faults the start with a configuration error.
+    fn plan(&self, definition: &DefinitionRef) -> Option<Arc<Plan>>;
+}
