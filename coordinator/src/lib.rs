@@ -1,0 +1,9 @@
+//! The coordinator around the engine: parts with separate loops, each supervised alone (ARCHITECTURE section 5).
+//!
+//! - [`api`] accepts and answers over HTTP; [`log`] appends what it accepts.
+//! - [`registry`] keeps definitions, functions and workers; [`fleet`] listens to the workers.
+//! - `partition` is the processor: ownership, reader, fold, commit, dispatch, timers, audit of one partition.
+//! - `janitor` removes what has expired and trims logs behind durable positions.
+//! - [`board`] is where the parts show their health to each other.
+
+pub mod board;
