@@ -10,6 +10,7 @@
 //! - [`limits`] holds every bound, with its reason and what happens there.
 //! - [`wire`] encodes records, steps and results, versioned.
 
+mod fleet;
 pub mod hash;
 mod id;
 pub mod limits;
@@ -19,6 +20,10 @@ mod record;
 mod step;
 pub mod wire;
 
+pub use fleet::{
+    AskReply, AskRequest, BEAT_MS, BEAT_RUNNING_MAX, Beat, FunctionInfo, Register, Registered, RunningStep,
+    WorkerCommand,
+};
 pub use id::{DefinitionRef, IdError, InstanceKey, PartitionId, PlacedInstance, is_label, partition_of};
 pub use problem::{ErrorKind, Problem};
 pub use record::{
