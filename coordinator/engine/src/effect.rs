@@ -79,22 +79,25 @@ pub enum Effect {
         /// The worker last heard of for it.
         worker: Option<String>,
     },
-    /// Fire a `timer` record when due.
+    /// Fire a `timer` record when due. Every one is followed by one [`Effect::CancelTimer`] in the end, also when it
+    /// fired.
     StartTimer {
         /// Which.
         timer: TimerId,
         /// Unix ms.
         due_ms: i64,
     },
-    /// Never mind.
+    /// Forget a timer: no longer needed, or its record was just folded.
     CancelTimer {
         /// Which.
         timer: TimerId,
     },
     /// Append a record to the log of the instance's partition: child start and cancel, child ended, own continue.
-    /// Kept in the outbox under `id` until the log has acknowledged it; may be appended more than once.
+    /// Kept in the outbox under `id` until the log has acknowledged it; may be appended more than once, in the order
+    /// of the effects for one receiver. The partition in the parent link of a child's start is 0 here: the shell, which
+    /// knows it, fills it in when it sends.
     Send {
-        /// Unique within the sending instance.
+        /// Unique within the sending instance; a later one with the same id replaces an earlier one.
         id: String,
         /// Receiver.
         to: InstanceKey,
@@ -153,4 +156,3 @@ pub struct Writes {
     /// Trace entries to delete (the oldest, above the bound).
     pub trace_delete: Vec<u64>,
 }
-

@@ -12,8 +12,16 @@
 //! 4. only after the commit the effects leave. After a crash they are found in the outbox; a step's message is
 //!    rebuilt from the state by [`Instance::step`].
 
+mod apply;
 pub mod effect;
 pub mod plan;
+mod state;
+mod status;
+pub mod view;
 
+pub use apply::apply;
 pub use effect::{Dispatch, Effect, Ignored, Outcome, Transition, Writes};
 pub use plan::{Definitions, Plan};
+pub use state::{Instance, LoadError};
+pub use status::Status;
+pub use view::{InstanceView, Waiting, WaitingKind};

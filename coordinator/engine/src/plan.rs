@@ -23,4 +23,8 @@ impl Plan {
 pub trait Definitions {
     /// The plan of an exact version; `None` faults the start with a configuration error.
     fn plan(&self, definition: &DefinitionRef) -> Option<Arc<Plan>>;
+
+    /// The newest version of a definition, for a `run: workflow` that asks for `latest`. `None` faults the task with a
+    /// configuration error. The answer is recorded in the instance, so a later deploy does not change it.
+    fn latest(&self, namespace: &str, name: &str) -> Option<String>;
 }
