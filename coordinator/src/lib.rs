@@ -7,3 +7,6 @@
 //! - [`board`] is where the parts show their health to each other.
 
 pub mod board;
+pub mod fleet;
+pub mod log;
+pub mod registry;

@@ -1,0 +1,105 @@
+//! The durable copy of every definition: a JetStream stream keyed by subject. It outlives a lost Redis.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use millrace_common::{DefinitionRef, names};
+
+use super::StoredDefinition;
+use super::definitions::Unavailable;
+
+/// Longest wait for the acknowledgement.
+const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+
+/// Clonable handle.
+#[derive(Clone)]
+pub(super) struct Archive {
+    jetstream: jetstream::Context,
+}
+
+/// What [`Archive::keep`] found.
+pub(super) enum Kept {
+    /// Stored now.
+    New,
+    /// There before.
+    Earlier(StoredDefinition),
+}
+
+impl Archive {
+    pub(super) fn new(jetstream: jetstream::Context) -> Self {
+        Self { jetstream }
+    }
+
+    /// Stores a version unless one is there, and says which of both.
+    pub(super) async fn keep(&self, key: &DefinitionRef, stored: &StoredDefinition) -> Result<Kept, Unavailable> {
+        if let Some(earlier) = self.kept(key).await? {
+            return Ok(Kept::Earlier(earlier));
+        }
+        match self.publish(key, stored).await {
+            Ok(()) => Ok(Kept::New),
+            // Somebody was faster, or it was an earlier try of ours whose answer was lost.
+            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => match self.kept(key).await? {
+                Some(earlier) => Ok(Kept::Earlier(earlier)),
+                None => Err(Unavailable::Nats(format!("{key} vanished from its stream"))),
+            },
+            Err(e) => Err(nats(e)),
+        }
+    }
+
+    async fn publish(&self, key: &DefinitionRef, stored: &StoredDefinition) -> Result<(), PublishError> {
+        let payload = serde_json::to_vec(stored).expect("a definition has string keys");
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .expected_stream(names::DEFINITIONS_STREAM)
+            .expected_last_subject_sequence(0);
+        let sent = self.jetstream.send_publish(names::definition_subject(key), message).await?;
+        match tokio::time::timeout(ACKNOWLEDGE, sent).await {
+            Ok(acknowledged) => acknowledged.map(drop),
+            Err(_elapsed) => Err(PublishErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// What is stored under a version.
+    pub(super) async fn kept(&self, key: &DefinitionRef) -> Result<Option<StoredDefinition>, Unavailable> {
+        let subject = names::definition_subject(key);
+        match self.stream().await?.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => read(&subject, &message.payload).map(Some),
+            Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(e) => Err(nats(e)),
+        }
+    }
+
+    /// Everything, oldest first: what fills an empty Redis again.
+    pub(super) async fn all(&self) -> Result<Vec<StoredDefinition>, Unavailable> {
+        let stream = self.stream().await?;
+        let state = stream.get_info().await.map_err(nats)?.state;
+        let mut all = Vec::new();
+        let mut next = state.first_sequence;
+        while state.messages > 0 && next <= state.last_sequence {
+            match stream.raw_message_builder().sequence(next).next_by_subject(names::DEFINITIONS_SUBJECTS).send().await {
+                Ok(message) => {
+                    all.push(read(&message.subject, &message.payload)?);
+                    next = message.sequence + 1;
+                }
+                Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => break,
+                Err(e) => return Err(nats(e)),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn stream(&self) -> Result<Stream<()>, Unavailable> {
+        self.jetstream.get_stream_no_info(names::DEFINITIONS_STREAM).await.map_err(nats)
+    }
+}
+
+fn read(subject: &str, payload: &[u8]) -> Result<StoredDefinition, Unavailable> {
+    serde_json::from_slice(payload).map_err(|e| Unavailable::Nats(format!("{subject} holds no definition: {e}")))
+}
+
+fn nats(error: impl std::fmt::Display) -> Unavailable {
+    Unavailable::Nats(error.to_string())
+}
