@@ -9,4 +9,5 @@
 pub mod board;
 pub mod fleet;
 pub mod log;
+pub mod queries;
 pub mod registry;
