@@ -1,0 +1,535 @@
+//! Publishing to JetStream with many messages in flight.
+//!
+//! One wildcard inbox takes all confirmations, so a message costs no subscription, no map entry in the client and,
+//! with [`Publisher::publish_tagged`], no future. Confirmations come back in batches. All messages share one time
+//! limit, so they are kept in the order of sending and only the oldest is ever compared with the clock.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::subject::ToSubject;
+use async_nats::{HeaderMap, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{Nats, PublishError};
+
+/// How often the oldest message is compared with the clock.
+const TICK: Duration = Duration::from_millis(100);
+/// After a reconnect: time for what the client had queued to be sent and confirmed. What is still open then was
+/// in the old connection's buffer and is lost, or its confirmation is.
+const RECONNECT_GRACE: Duration = Duration::from_millis(500);
+/// Confirmations handed over at a time.
+const BATCH_MAX: usize = 256;
+
+/// The server's confirmation: the message is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Sequence in the stream.
+    pub sequence: u64,
+    /// True when nothing was stored because the message id was seen before.
+    pub duplicate: bool,
+}
+
+/// What became of a tagged message: the tag and the outcome.
+pub type Completion = (u64, Result<Ack, PublishError>);
+
+/// Outcomes of tagged messages, in the order of their confirmations. Ends when the publisher is gone.
+///
+/// Holds one entry for each tagged message that was not yet received here; its owner sent them all, so its own rate
+/// is the bound.
+#[derive(Debug)]
+pub struct Completions(mpsc::UnboundedReceiver<Vec<Completion>>);
+
+impl Completions {
+    /// The next outcomes, never empty; `None` when the publisher is gone and everything was received.
+    pub async fn recv(&mut self) -> Option<Vec<Completion>> {
+        self.0.recv().await
+    }
+
+    /// What is there now.
+    pub fn try_recv(&mut self) -> Option<Vec<Completion>> {
+        self.0.try_recv().ok()
+    }
+}
+
+/// Settings of a [`Publisher`].
+#[derive(Clone, Copy, Debug)]
+pub struct PublisherOptions {
+    /// Messages sent and not confirmed; at the bound `publish` and `publish_tagged` wait.
+    pub in_flight_max: usize,
+    /// Time for the confirmation, then [`PublishError::Unknown`].
+    pub timeout: Duration,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        Self {
+            in_flight_max: 2048,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Sends to JetStream and matches confirmations; cheap to clone. Ends with its last clone.
+#[derive(Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    _task: Arc<AbortOnDrop>,
+}
+
+struct Shared {
+    client: async_nats::Client,
+    /// `<inbox>.`, followed by the message's number.
+    reply_prefix: String,
+    permits: Semaphore,
+    window: Mutex<Window>,
+    timeout: Duration,
+    completions: mpsc::UnboundedSender<Vec<Completion>>,
+}
+
+impl Publisher {
+    /// Subscribes the inbox and starts the task that matches confirmations.
+    ///
+    /// # Errors
+    /// When the client is closed.
+    pub async fn start(
+        nats: &Nats,
+        options: PublisherOptions,
+    ) -> Result<(Self, Completions), async_nats::SubscribeError> {
+        let client = nats.client().clone();
+        let inbox = client.new_inbox();
+        let subscriber = client.subscribe(format!("{inbox}.*")).await?;
+        let (completions, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            client,
+            reply_prefix: format!("{inbox}."),
+            permits: Semaphore::new(options.in_flight_max),
+            window: Mutex::default(),
+            timeout: options.timeout,
+            completions,
+        });
+        let matcher = Matcher {
+            shared: shared.clone(),
+            subscriber,
+            nats: nats.clone(),
+            lost_before: None,
+        };
+        let task = AbortOnDrop(tokio::spawn(matcher.run()));
+        Ok((
+            Self {
+                shared,
+                _task: Arc::new(task),
+            },
+            Completions(receiver),
+        ))
+    }
+
+    /// Sends and waits for the confirmation.
+    ///
+    /// Dropping the future gives up the answer, not the message.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; [`PublishError::is_transient`] says whether to try again.
+    pub async fn publish(
+        &self,
+        subject: impl ToSubject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<Ack, PublishError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(subject, headers, payload, Waiter::Future(sender)).await;
+        receiver.await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    /// Sends; the outcome arrives in [`Completions`] under `tag`. Waits only for a permit and for room in the
+    /// client's queue.
+    pub async fn publish_tagged(
+        &self,
+        subject: impl ToSubject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        tag: u64,
+    ) {
+        self.send(subject, headers, payload, Waiter::Tag(tag)).await;
+    }
+
+    /// Messages sent and not confirmed.
+    pub fn in_flight(&self) -> usize {
+        self.shared.lock().open
+    }
+
+    async fn send(
+        &self,
+        subject: impl ToSubject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        waiter: Waiter,
+    ) {
+        // Never closed, so it always gives a permit. The permit returns when the slot completes.
+        if let Ok(permit) = self.shared.permits.acquire().await {
+            permit.forget();
+        }
+        let number = self.shared.lock().open(waiter);
+        let reply = Subject::from(format!("{}{number}", self.shared.reply_prefix));
+        let client = &self.shared.client;
+        let sent = match headers {
+            None => client.publish_with_reply(subject, reply, payload).await,
+            Some(headers) => {
+                client
+                    .publish_with_reply_and_headers(subject, reply, headers, payload)
+                    .await
+            }
+        };
+        if let Err(error) = sent {
+            self.shared.complete(number, Err(refused_by_client(&error)));
+        }
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complete(&self, number: u64, outcome: Result<Ack, PublishError>) {
+        let mut batch = Vec::new();
+        let waiter = self.lock().close(number);
+        self.settle(waiter, outcome, &mut batch);
+        self.hand_over(batch);
+    }
+
+    fn settle(&self, waiter: Waiter, outcome: Result<Ack, PublishError>, batch: &mut Vec<Completion>) {
+        match waiter {
+            Waiter::Closed => return,
+            Waiter::Tag(tag) => batch.push((tag, outcome)),
+            // The receiver may have been dropped: its owner gave up the answer.
+            Waiter::Future(sender) => drop(sender.send(outcome)),
+        }
+        self.permits.add_permits(1);
+    }
+
+    fn hand_over(&self, batch: Vec<Completion>) {
+        if !batch.is_empty() {
+            // The receiver may be dropped by senders that use futures only.
+            drop(self.completions.send(batch));
+        }
+    }
+}
+
+/// Who waits for a confirmation.
+enum Waiter {
+    /// Nobody any more.
+    Closed,
+    Tag(u64),
+    Future(oneshot::Sender<Result<Ack, PublishError>>),
+}
+
+struct Slot {
+    sent: Instant,
+    waiter: Waiter,
+}
+
+/// Messages in flight in the order of sending: slot `i` holds message `first + i`.
+#[derive(Default)]
+struct Window {
+    first: u64,
+    slots: VecDeque<Slot>,
+    open: usize,
+}
+
+impl Window {
+    fn open(&mut self, waiter: Waiter) -> u64 {
+        self.slots.push_back(Slot {
+            sent: Instant::now(),
+            waiter,
+        });
+        self.open += 1;
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    fn close(&mut self, number: u64) -> Waiter {
+        let slot = number
+            .checked_sub(self.first)
+            .and_then(|i| self.slots.get_mut(usize::try_from(i).ok()?));
+        let waiter = slot.map_or(Waiter::Closed, |s| {
+            std::mem::replace(&mut s.waiter, Waiter::Closed)
+        });
+        if !matches!(waiter, Waiter::Closed) {
+            self.open -= 1;
+        }
+        self.shrink();
+        waiter
+    }
+
+    fn shrink(&mut self) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|s| matches!(s.waiter, Waiter::Closed))
+        {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Takes everything sent before `sent_before` or numbered below `lost_before`.
+    fn expire(&mut self, sent_before: Instant, lost_before: u64) -> Vec<Waiter> {
+        let mut expired = Vec::new();
+        while let Some(slot) = self.slots.front() {
+            if slot.sent > sent_before && self.first >= lost_before {
+                break;
+            }
+            let slot = self.slots.pop_front();
+            self.first += 1;
+            if let Some(Slot {
+                waiter: waiter @ (Waiter::Tag(_) | Waiter::Future(_)),
+                ..
+            }) = slot
+            {
+                self.open -= 1;
+                expired.push(waiter);
+            }
+        }
+        self.shrink();
+        expired
+    }
+
+    fn next_number(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+}
+
+/// The task that reads the inbox.
+struct Matcher {
+    shared: Arc<Shared>,
+    subscriber: Subscriber,
+    nats: Nats,
+    /// After a reconnect: messages below this number are given up at that time.
+    lost_before: Option<(u64, Instant)>,
+}
+
+impl Matcher {
+    async fn run(mut self) {
+        let mut link = self.nats.link();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = self.subscriber.next() => match message {
+                    Some(message) => self.take(message),
+                    // The client was closed: nothing will be confirmed any more.
+                    None => return self.close_all(),
+                },
+                _ = ticks.tick() => self.expire(),
+                changed = link.changed() => {
+                    if changed.is_ok() && link.borrow_and_update().connected {
+                        let next = self.shared.lock().next_number();
+                        self.lost_before = Some((next, Instant::now() + RECONNECT_GRACE));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a confirmation and all others that are there.
+    fn take(&mut self, first: async_nats::Message) {
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(message) = next {
+            self.match_one(&message, &mut batch);
+            taken += 1;
+            next = if taken < BATCH_MAX {
+                self.subscriber.next().now_or_never().flatten()
+            } else {
+                None
+            };
+        }
+        self.shared.hand_over(batch);
+    }
+
+    fn match_one(&self, message: &async_nats::Message, batch: &mut Vec<Completion>) {
+        let number = message
+            .subject
+            .get(self.shared.reply_prefix.len()..)
+            .and_then(|n| n.parse().ok());
+        let Some(number) = number else { return };
+        let waiter = self.shared.lock().close(number);
+        self.shared.settle(waiter, outcome_of(message), batch);
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let lost_before = match self.lost_before {
+            Some((number, due)) if due <= now => {
+                self.lost_before = None;
+                number
+            }
+            _ => 0,
+        };
+        let sent_before = now.checked_sub(self.shared.timeout).unwrap_or(now);
+        let expired = self.shared.lock().expire(sent_before, lost_before);
+        self.settle_all(expired, &PublishError::Unknown);
+    }
+
+    fn close_all(&self) {
+        let expired = self.shared.lock().expire(Instant::now(), u64::MAX);
+        self.settle_all(expired, &PublishError::Closed);
+    }
+
+    fn settle_all(&self, waiters: Vec<Waiter>, error: &PublishError) {
+        let mut batch = Vec::new();
+        for waiter in waiters {
+            self.shared.settle(waiter, Err(error.clone()), &mut batch);
+        }
+        self.shared.hand_over(batch);
+    }
+}
+
+#[derive(Deserialize)]
+struct ApiAnswer {
+    #[serde(default)]
+    error: Option<ApiError>,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    code: u64,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+fn outcome_of(message: &async_nats::Message) -> Result<Ack, PublishError> {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return Err(PublishError::Unavailable("no responders".into()));
+    }
+    match quick_ack(&message.payload) {
+        Some(ack) => Ok(ack),
+        None => full_answer(&message.payload),
+    }
+}
+
+/// Reads `{"stream":"NAME","seq":123}` without a parser: every message on the hot path ends here.
+fn quick_ack(payload: &[u8]) -> Option<Ack> {
+    let text = std::str::from_utf8(payload).ok()?;
+    let rest = text.strip_prefix("{\"stream\":\"")?;
+    // Stream names hold no quotes.
+    let rest = &rest[rest.find('"')?..];
+    let rest = rest
+        .strip_prefix("\",\"seq\":")
+        .or_else(|| rest.strip_prefix("\", \"seq\":"))?;
+    let digits = rest.strip_suffix('}')?;
+    digits.parse().ok().map(|sequence| Ack {
+        sequence,
+        duplicate: false,
+    })
+}
+
+fn full_answer(payload: &[u8]) -> Result<Ack, PublishError> {
+    let answer: ApiAnswer = serde_json::from_slice(payload).map_err(|_e| PublishError::Other {
+        code: 0,
+        description: format!("unreadable confirmation: {}", String::from_utf8_lossy(payload)),
+    })?;
+    match answer.error {
+        Some(e) if e.err_code == 0 && e.code == 503 => Err(PublishError::Unavailable(e.description)),
+        Some(e) => Err(PublishError::from_api(e.err_code, &e.description)),
+        None => Ok(Ack {
+            sequence: answer.seq,
+            duplicate: answer.duplicate,
+        }),
+    }
+}
+
+fn refused_by_client(error: &async_nats::PublishError) -> PublishError {
+    match error.kind() {
+        async_nats::client::PublishErrorKind::MaxPayloadExceeded => PublishError::Oversize(error.to_string()),
+        async_nats::client::PublishErrorKind::Send => PublishError::Closed,
+        _ => PublishError::Other {
+            code: 0,
+            description: error.to_string(),
+        },
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(waiters: Vec<Waiter>) -> Vec<u64> {
+        waiters
+            .into_iter()
+            .map(|w| if let Waiter::Tag(t) = w { t } else { u64::MAX })
+            .collect()
+    }
+
+    #[test]
+    fn late_and_repeated_confirmations_match_nothing() {
+        let mut w = Window::default();
+        let (a, b) = (w.open(Waiter::Tag(10)), w.open(Waiter::Tag(11)));
+        assert!(matches!(w.close(b), Waiter::Tag(11)));
+        assert!(matches!(w.close(b), Waiter::Closed));
+        assert!(matches!(w.close(99), Waiter::Closed));
+        assert!(matches!(w.close(a), Waiter::Tag(10)));
+        assert!(w.slots.is_empty() && w.open == 0 && w.first == 2);
+        assert!(matches!(w.close(a), Waiter::Closed));
+        assert_eq!(w.open(Waiter::Tag(12)), 2);
+    }
+
+    #[test]
+    fn only_old_or_lost_messages_expire() {
+        let mut w = Window::default();
+        for tag in 0..4 {
+            w.open(Waiter::Tag(tag));
+        }
+        let long_ago = w.slots[0].sent.checked_sub(Duration::from_secs(1)).unwrap();
+        assert!(tags(w.expire(long_ago, 0)).is_empty());
+        w.close(1);
+        assert_eq!(tags(w.expire(long_ago, 3)), [0, 2]);
+        assert_eq!((w.first, w.open), (3, 1));
+        assert_eq!(tags(w.expire(Instant::now(), 0)), [3]);
+    }
+
+    #[test]
+    fn confirmations_are_read_in_every_form() {
+        let ack = |sequence, duplicate| Some(Ack { sequence, duplicate });
+        assert_eq!(quick_ack(br#"{"stream":"MR_LOG_0","seq":17}"#), ack(17, false));
+        assert_eq!(quick_ack(br#"{"stream":"MR_LOG_0", "seq":17}"#), ack(17, false));
+        assert_eq!(quick_ack(br#"{"stream":"S","seq":17,"duplicate":true}"#), None);
+        assert_eq!(
+            full_answer(br#"{"stream":"S","domain":"d","seq":17,"duplicate":true}"#).ok(),
+            ack(17, true)
+        );
+        let full = br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}"#;
+        assert!(matches!(full_answer(full), Err(PublishError::Full(_))));
+        assert!(matches!(full_answer(b"?"), Err(PublishError::Other { .. })));
+    }
+}
