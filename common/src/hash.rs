@@ -55,7 +55,10 @@ mod tests {
     #[test]
     fn values_never_change() {
         assert_eq!(StableHash::new().finish(), 0xf52a_15e9_a9b5_e89b);
-        assert_eq!(StableHash::new().part("default").part("a").finish(), StableHash::new().bytes(b"default\0a\0").finish());
+        assert_eq!(
+            StableHash::new().part("default").part("a").finish(),
+            StableHash::new().bytes(b"default\0a\0").finish()
+        );
     }
 
     #[test]

@@ -12,7 +12,9 @@ use crate::limits;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The namespace is not an RFC 1123 label.
-    #[error("invalid namespace `{0}`: use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit")]
+    #[error(
+        "invalid namespace `{0}`: use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit"
+    )]
     Namespace(String),
     /// The instance id has a wrong length or a character outside the allowed set.
     #[error("invalid instance id `{0}`: use 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `:`, `~` and `-`")]
@@ -75,7 +77,10 @@ impl InstanceKey {
         if id.is_empty() || id.len() > limits::INSTANCE_ID_BYTES_MAX || !id.bytes().all(allowed) {
             return Err(IdError::Instance(id.into()));
         }
-        Ok(Self { text: format!("{namespace}/{id}").into(), slash: namespace.len() as u8 })
+        Ok(Self {
+            text: format!("{namespace}/{id}").into(),
+            slash: namespace.len() as u8,
+        })
     }
 
     /// The namespace.
@@ -162,7 +167,11 @@ impl FromStr for DefinitionRef {
         if !is_label(namespace) || !is_label(name) || version.is_empty() {
             return Err(bad());
         }
-        Ok(Self { namespace: namespace.into(), name: name.into(), version: version.into() })
+        Ok(Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            version: version.into(),
+        })
     }
 }
 
@@ -173,8 +182,19 @@ mod tests {
     #[test]
     fn keys_round_trip_and_refuse_bad_parts() {
         let key: InstanceKey = "default/order-1".parse().unwrap();
-        assert_eq!((key.namespace(), key.id(), key.as_str()), ("default", "order-1", "default/order-1"));
-        for bad in ["order", "Default/x", "default/", "default/a b", "default/a/b", "-a/b", "a-/b"] {
+        assert_eq!(
+            (key.namespace(), key.id(), key.as_str()),
+            ("default", "order-1", "default/order-1")
+        );
+        for bad in [
+            "order",
+            "Default/x",
+            "default/",
+            "default/a b",
+            "default/a/b",
+            "-a/b",
+            "a-/b",
+        ] {
             assert!(bad.parse::<InstanceKey>().is_err(), "{bad}");
         }
         assert!(InstanceKey::new("default", &"x".repeat(129)).is_err());

@@ -64,3 +64,7 @@ pub const STEP_DELIVERIES_MAX: i64 = 20;
 pub const LABELS_MAX: usize = 32;
 /// See [`LABELS_MAX`].
 pub const LABEL_BYTES_MAX: usize = 128;
+
+/// Batch boundaries remembered per partition, to find the fork point when a log lost its tail (H1). Older losses
+/// halt the partition.
+pub const POSITION_MARKS: u64 = 64;

@@ -74,7 +74,12 @@ pub fn worker_subject(worker: &str) -> String {
 
 /// Subject of a definition's durable source. Version dots become `_`.
 pub fn definition_subject(d: &DefinitionRef) -> String {
-    format!("mr.definition.{}.{}.{}", d.namespace, d.name, d.version.replace(['.', '+'], "_"))
+    format!(
+        "mr.definition.{}.{}.{}",
+        d.namespace,
+        d.name,
+        d.version.replace(['.', '+'], "_")
+    )
 }
 
 /// Redis: the fence of a partition (STRING, no TTL).
@@ -85,6 +90,11 @@ pub fn fence_key(p: PartitionId) -> String {
 /// Redis: the position of a partition (STRING).
 pub fn position_key(p: PartitionId) -> String {
     format!("{{mr:{p}}}:pos")
+}
+
+/// Redis: recent batch boundaries (HASH, slot -> `sequence fingerprint`), see `limits::POSITION_MARKS`.
+pub fn marks_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:marks")
 }
 
 /// Redis: timers of a partition (ZSET, score = due in Unix ms, member = [`timer_member`]).
@@ -143,7 +153,10 @@ pub fn parse_timer_member(text: &str) -> Option<(InstanceKey, TimerId)> {
     let instance = parts.next()?.parse().ok()?;
     let frame = parts.next()?.parse().ok()?;
     let number = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some((instance, TimerId { frame, number }))
+    parts
+        .next()
+        .is_none()
+        .then_some((instance, TimerId { frame, number }))
 }
 
 /// Redis: cluster facts fixed at creation: partition count, layout version, stream incarnations (HASH).
@@ -180,7 +193,14 @@ mod tests {
     fn keys_of_a_partition_share_one_slot() {
         let i: InstanceKey = "default/a".parse().unwrap();
         let p = PartitionId(3);
-        for key in [fence_key(p), position_key(p), timers_key(p), outbox_key(p), instance_key(p, &i), trace_key(p, &i)] {
+        for key in [
+            fence_key(p),
+            position_key(p),
+            timers_key(p),
+            outbox_key(p),
+            instance_key(p, &i),
+            trace_key(p, &i),
+        ] {
             assert!(key.starts_with("{mr:3}:"), "{key}");
         }
     }

@@ -78,10 +78,15 @@ impl ErrorKind {
     /// Recognises a standard error under every spelling in use: three hosts and two paths. Catch filters
     /// compare by this, so documents written for other hosts keep working (conformance kit included).
     pub fn from_uri(uri: &str) -> Option<Self> {
-        const HOSTS: [&str; 3] =
-            ["https://serverlessworkflow.io", "https://serverlessworkflow.io.io", "https://open-workflow-specification.org"];
+        const HOSTS: [&str; 3] = [
+            "https://serverlessworkflow.io",
+            "https://serverlessworkflow.io.io",
+            "https://open-workflow-specification.org",
+        ];
         const PATHS: [&str; 2] = ["/spec/1.0.0/errors/", "/dsl/errors/types/"];
-        let rest = HOSTS.iter().find_map(|h| uri.strip_prefix(h).filter(|r| r.starts_with('/')))?;
+        let rest = HOSTS
+            .iter()
+            .find_map(|h| uri.strip_prefix(h).filter(|r| r.starts_with('/')))?;
         let name = PATHS.iter().find_map(|p| rest.strip_prefix(p))?;
         Self::ALL.into_iter().find(|k| k.name() == name)
     }
@@ -173,7 +178,11 @@ mod tests {
     fn every_spelling_of_a_standard_error_is_recognised() {
         for kind in ErrorKind::ALL {
             assert_eq!(ErrorKind::from_uri(kind.uri()), Some(kind));
-            for host in ["serverlessworkflow.io", "serverlessworkflow.io.io", "open-workflow-specification.org"] {
+            for host in [
+                "serverlessworkflow.io",
+                "serverlessworkflow.io.io",
+                "open-workflow-specification.org",
+            ] {
                 for path in ["spec/1.0.0/errors", "dsl/errors/types"] {
                     let uri = format!("https://{host}/{path}/{}", kind.name());
                     assert_eq!(ErrorKind::from_uri(&uri), Some(kind), "{uri}");
@@ -181,6 +190,9 @@ mod tests {
             }
         }
         assert_eq!(ErrorKind::from_uri("https://example.com/errors/timeout"), None);
-        assert_eq!(ErrorKind::from_uri("https://serverlessworkflow.io/spec/1.0.0/errors/other"), None);
+        assert_eq!(
+            ErrorKind::from_uri("https://serverlessworkflow.io/spec/1.0.0/errors/other"),
+            None
+        );
     }
 }

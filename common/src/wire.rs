@@ -64,7 +64,11 @@ struct Version {
 
 /// Encodes a record's body for the log: `{"v":1,"instance":"ns/id","record":{"<kind>":{…}}}`.
 pub fn encode_record(instance: Option<&InstanceKey>, body: &RecordBody) -> Bytes {
-    write(&RecordOut { v: VERSION, instance, record: body })
+    write(&RecordOut {
+        v: VERSION,
+        instance,
+        record: body,
+    })
 }
 
 /// Decodes a log entry.
@@ -90,7 +94,9 @@ pub fn decode_step(bytes: &[u8]) -> Result<Step, Error> {
 }
 
 fn write<T: Serialize>(value: &T) -> Bytes {
-    serde_json::to_vec(value).expect("wire types have string keys and no failing serialiser").into()
+    serde_json::to_vec(value)
+        .expect("wire types have string keys and no failing serialiser")
+        .into()
 }
 
 fn read<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, Error> {
@@ -124,8 +130,15 @@ mod tests {
 
     #[test]
     fn newer_versions_are_named() {
-        let text = decode_record(br#"{"v":9,"record":{"unheardOf":{}}}"#).unwrap_err().to_string();
+        let text = decode_record(br#"{"v":9,"record":{"unheardOf":{}}}"#)
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("version 9"), "{text}");
-        assert!(decode_record(b"nonsense").unwrap_err().to_string().starts_with("cannot decode record"));
+        assert!(
+            decode_record(b"nonsense")
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot decode record")
+        );
     }
 }

@@ -1,0 +1,228 @@
+//! What a cluster is made of: streams and their identity, fixed at creation and checked at every boot.
+//!
+//! A stream is created only where Redis does not know one yet. When Redis knows an incarnation and the stream is gone
+//! or another one, the partition halts (H2): creating an empty log there would lose every input silently.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, ErrorCode};
+use millrace_common::{PartitionId, names};
+use millrace_runtime::config::CoordinatorConfig;
+use millrace_runtime::redis::SharedRedis;
+
+/// Layout of keys and streams. Raised when an old build could not read what a new one writes.
+const LAYOUT: &str = "1";
+const INCARNATION: &str = "millrace.incarnation";
+const PARTITIONS: &str = "millrace.partitions";
+
+/// Why a cluster cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A server does not answer (yet). Repeat.
+    #[error("cannot reach {server}: {reason}")]
+    Unreachable {
+        /// Which.
+        server: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The configuration differs from what the cluster was created with.
+    #[error("{what} is {found} in this cluster but {configured} in the configuration; it is fixed at creation")]
+    Differs {
+        /// Setting.
+        what: &'static str,
+        /// In the cluster.
+        found: String,
+        /// In the configuration.
+        configured: String,
+    },
+    /// Streams and Redis belong to different clusters, or one of them lost its data. Needs an operator.
+    #[error("MR-HALT-{code}: {text}")]
+    Halt {
+        /// Stable code, page in `docs/operations/`.
+        code: &'static str,
+        /// What was found.
+        text: String,
+    },
+}
+
+/// The streams of a cluster as they were found or made.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// JetStream of this process.
+    pub jetstream: jetstream::Context,
+    /// Incarnation of each partition's log, or why that partition is halted.
+    pub incarnations: HashMap<PartitionId, Result<String, String>>,
+}
+
+/// Checks everything, creating what a new cluster needs. Safe to run from several coordinators at once.
+///
+/// # Errors
+/// [`Error::Unreachable`] can be repeated; the others need an operator.
+pub async fn open(
+    config: &CoordinatorConfig,
+    jetstream: jetstream::Context,
+    redis: &SharedRedis,
+) -> Result<Cluster, Error> {
+    check_fixed(config, redis).await?;
+    let mut incarnations = HashMap::new();
+    for p in (0..config.partitions).map(PartitionId) {
+        let found = match open_log(config, &jetstream, redis, p).await {
+            Err(halt @ Error::Halt { .. }) => Err(halt.to_string()),
+            other => Ok(other?),
+        };
+        incarnations.insert(p, found);
+    }
+    ensure(&jetstream, steps(config)).await?;
+    ensure(&jetstream, definitions(config)).await?;
+    Ok(Cluster { jetstream, incarnations })
+}
+
+async fn check_fixed(config: &CoordinatorConfig, redis: &SharedRedis) -> Result<(), Error> {
+    let configured = config.partitions.to_string();
+    for (field, value, what) in [("partitions", configured.as_str(), "partition count"), ("layout", LAYOUT, "layout")] {
+        let mut set = redis::cmd("HSETNX");
+        set.arg(names::CLUSTER_KEY).arg(field).arg(value);
+        redis.query::<i64>(&set).await.map_err(|e| unreachable("redis", e))?;
+        let mut get = redis::cmd("HGET");
+        get.arg(names::CLUSTER_KEY).arg(field);
+        let found: String = redis.query(&get).await.map_err(|e| unreachable("redis", e))?;
+        if found != value {
+            return Err(Error::Differs { what, found, configured: value.into() });
+        }
+    }
+    Ok(())
+}
+
+/// The log of one partition: found, or created once. Returns its incarnation.
+async fn open_log(
+    config: &CoordinatorConfig,
+    jetstream: &jetstream::Context,
+    redis: &SharedRedis,
+    p: PartitionId,
+) -> Result<String, Error> {
+    let field = format!("incarnation:{p}");
+    let mut get = redis::cmd("HGET");
+    get.arg(names::CLUSTER_KEY).arg(&field);
+    let known: Option<String> = redis.query(&get).await.map_err(|e| unreachable("redis", e))?;
+    let info = match (find(jetstream, &names::log_stream(p)).await?, &known) {
+        (Some(info), _) => info,
+        (None, None) => create(jetstream, log(config, p)).await?,
+        (None, Some(known)) => {
+            return Err(Error::Halt {
+                code: "LOG-LOST",
+                text: format!("stream {} is gone but redis knows it as {known}", names::log_stream(p)),
+            });
+        }
+    };
+    let found = info.config.metadata.get(INCARNATION).cloned().ok_or_else(|| Error::Halt {
+        code: "LOG-FOREIGN",
+        text: format!("stream {} was not created by millrace: it has no incarnation", info.config.name),
+    })?;
+    match known {
+        None => {
+            let mut set = redis::cmd("HSETNX");
+            set.arg(names::CLUSTER_KEY).arg(&field).arg(&found);
+            redis.query::<i64>(&set).await.map_err(|e| unreachable("redis", e))?;
+            Ok(found)
+        }
+        Some(known) if known == found => Ok(found),
+        Some(known) => Err(Error::Halt {
+            code: "LOG-REPLACED",
+            text: format!("stream {} is incarnation {found} but redis knows {known}", info.config.name),
+        }),
+    }
+}
+
+/// Looks a stream up. `None` only when the server says that it does not exist; silence is an error.
+pub async fn find(jetstream: &jetstream::Context, name: &str) -> Result<Option<Info>, Error> {
+    use async_nats::jetstream::context::GetStreamErrorKind;
+    match jetstream.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(e) => match e.kind() {
+            GetStreamErrorKind::JetStream(ref e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            _ => Err(unreachable("nats", e)),
+        },
+    }
+}
+
+/// A handle without a round trip; the stream was seen at boot.
+pub async fn handle(jetstream: &jetstream::Context, name: &str) -> Result<Stream<()>, Error> {
+    jetstream.get_stream_no_info(name).await.map_err(|e| unreachable("nats", e))
+}
+
+async fn create(jetstream: &jetstream::Context, config: Config) -> Result<Info, Error> {
+    let name = config.name.clone();
+    match jetstream.create_stream(config).await {
+        Ok(stream) => Ok(stream.cached_info().clone()),
+        // Another coordinator was faster: its stream has other metadata, so the server refuses ours.
+        Err(e) => find(jetstream, &name).await?.ok_or_else(|| unreachable("nats", e)),
+    }
+}
+
+async fn ensure(jetstream: &jetstream::Context, config: Config) -> Result<(), Error> {
+    if find(jetstream, &config.name).await?.is_none() {
+        create(jetstream, config).await?;
+    }
+    Ok(())
+}
+
+fn log(config: &CoordinatorConfig, p: PartitionId) -> Config {
+    let metadata = HashMap::from([
+        (INCARNATION.into(), uuid::Uuid::now_v7().simple().to_string()),
+        (PARTITIONS.into(), config.partitions.to_string()),
+    ]);
+    Config {
+        name: names::log_stream(p),
+        subjects: vec![names::log_subjects(p)],
+        retention: RetentionPolicy::Limits,
+        max_bytes: bytes(config.log_bytes_max),
+        deny_delete: true,
+        metadata,
+        ..base(config)
+    }
+}
+
+fn steps(config: &CoordinatorConfig) -> Config {
+    Config {
+        name: names::STEPS_STREAM.into(),
+        subjects: vec![names::STEPS_SUBJECTS.into()],
+        retention: RetentionPolicy::WorkQueue,
+        max_bytes: bytes(config.steps_bytes_max),
+        ..base(config)
+    }
+}
+
+fn definitions(config: &CoordinatorConfig) -> Config {
+    Config {
+        name: names::DEFINITIONS_STREAM.into(),
+        subjects: vec![names::DEFINITIONS_SUBJECTS.into()],
+        retention: RetentionPolicy::Limits,
+        max_messages_per_subject: 1,
+        max_bytes: -1,
+        discard: DiscardPolicy::Old,
+        ..base(config)
+    }
+}
+
+/// Never aged out, refuse when full, on disk. The dedupe window is short because ids are used on few messages.
+fn base(config: &CoordinatorConfig) -> Config {
+    Config {
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: config.stream_replicas,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        duplicate_window: std::time::Duration::from_secs(120),
+        ..Config::default()
+    }
+}
+
+fn bytes(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn unreachable(server: &'static str, e: impl std::fmt::Display) -> Error {
+    Error::Unreachable { server, reason: e.to_string() }
+}

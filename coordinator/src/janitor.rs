@@ -1,0 +1,183 @@
+//! Trims logs behind positions that Redis has made durable, and says when a store comes near its bound.
+//!
+//! Instances whose retention is over are removed by their partition, inside its fenced commits; here is only what needs
+//! no fence: trimming below a watermark is safe whoever does it (H3).
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use async_nats::jetstream;
+use millrace_common::{PartitionId, names};
+use millrace_runtime::Shutdown;
+use millrace_runtime::config::CoordinatorConfig;
+use millrace_runtime::redis::SharedRedis;
+use tracing::{debug, warn};
+
+use crate::board::{Board, Pressure};
+use crate::cluster;
+
+const EVERY: Duration = Duration::from_secs(2);
+const TRIM_EVERY: Duration = Duration::from_secs(30);
+/// Log kept behind the durable position: room to look back, and for a Redis that is restored from a moment ago.
+const KEEP: Duration = Duration::from_secs(600);
+/// The same when a log is near its bound.
+const KEEP_UNDER_PRESSURE: Duration = Duration::from_secs(60);
+/// Starts are refused above this share of a log or of the steps stream; results are taken up to the whole.
+const STREAM_SHARE_MAX: f64 = 0.7;
+/// Starts are refused above this share of Redis' `maxmemory`.
+const MEMORY_SHARE_MAX: f64 = 0.75;
+/// Starts are refused while a partition has more open effects than this.
+const OUTBOX_MAX: u64 = 200_000;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Janitor {
+    config: CoordinatorConfig,
+    jetstream: jetstream::Context,
+    redis: SharedRedis,
+    board: Board,
+}
+
+/// Positions seen, by time: what was durable then.
+type Seen = HashMap<PartitionId, VecDeque<(Instant, u64)>>;
+
+impl Janitor {
+    /// Works on all partitions; several coordinators may do so side by side.
+    pub const fn new(config: CoordinatorConfig, jetstream: jetstream::Context, redis: SharedRedis, board: Board) -> Self {
+        Self { config, jetstream, redis, board }
+    }
+
+    /// Looks around until shutdown.
+    ///
+    /// # Errors
+    /// None that ends it: what does not answer is looked at again in the next round.
+    pub async fn run(&self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut seen = Seen::new();
+        let mut trimmed = Instant::now();
+        loop {
+            match self.pressure().await {
+                Ok(pressure) => self.board.press(pressure),
+                Err(e) => debug!(reason = format!("{e:#}"), "pressure cannot be measured"),
+            }
+            if trimmed.elapsed() >= TRIM_EVERY {
+                trimmed = Instant::now();
+                if let Err(e) = self.trim(&mut seen).await {
+                    debug!(reason = format!("{e:#}"), "logs cannot be trimmed now");
+                }
+            }
+            if shutdown.unless(tokio::time::sleep(EVERY)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        (0..self.config.partitions).map(PartitionId)
+    }
+
+    async fn pressure(&self) -> anyhow::Result<Vec<Pressure>> {
+        let mut found = Vec::new();
+        for p in self.partitions() {
+            self.stream_pressure("logFull", &names::log_stream(p), &mut found).await?;
+        }
+        self.stream_pressure("stepsFull", names::STEPS_STREAM, &mut found).await?;
+        self.memory_pressure(&mut found).await?;
+        for (p, state) in self.board.partitions() {
+            if state.outbox > OUTBOX_MAX {
+                let detail = format!("partition {p} has {} open effects, the bound is {OUTBOX_MAX}", state.outbox);
+                found.push(Pressure { bound: "outbox".into(), detail });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn stream_pressure(&self, bound: &str, name: &str, found: &mut Vec<Pressure>) -> anyhow::Result<()> {
+        let Some(info) = cluster::find(&self.jetstream, name).await? else { return Ok(()) };
+        let (used, max) = (info.state.bytes, info.config.max_bytes);
+        if max > 0 && share(used, max.unsigned_abs()) > STREAM_SHARE_MAX {
+            let detail = format!("stream {name} holds {used} of {max} bytes; starts wait until it has drained");
+            found.push(Pressure { bound: bound.into(), detail });
+        }
+        Ok(())
+    }
+
+    async fn memory_pressure(&self, found: &mut Vec<Pressure>) -> anyhow::Result<()> {
+        let mut cmd = redis::cmd("INFO");
+        cmd.arg("memory");
+        let text: String = self.redis.query(&cmd).await?;
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+        };
+        let (used, max) = (field("used_memory").unwrap_or(0), field("maxmemory").unwrap_or(0));
+        if max > 0 && share(used, max) > MEMORY_SHARE_MAX {
+            let detail = format!("redis uses {used} of {max} bytes; starts wait until there is room");
+            found.push(Pressure { bound: "redisMemory".into(), detail });
+        }
+        Ok(())
+    }
+
+    /// Trims every log to the position that was durable [`KEEP`] ago.
+    async fn trim(&self, seen: &mut Seen) -> anyhow::Result<()> {
+        if !self.durable().await? {
+            return Ok(());
+        }
+        let pressed = self.board.pressure().is_some_and(|p| p.bound == "logFull");
+        let keep = if pressed { KEEP_UNDER_PRESSURE } else { KEEP };
+        for p in self.partitions() {
+            let Some(applied) = self.applied(p).await? else { continue };
+            let past = seen.entry(p).or_default();
+            past.push_back((Instant::now(), applied));
+            let mut until = None;
+            while past.front().is_some_and(|(at, _)| at.elapsed() >= keep) {
+                until = past.pop_front().map(|(_, sequence)| sequence);
+            }
+            if let Some(sequence) = until {
+                self.purge(p, sequence).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what Redis holds now will have been written to disk by the time it is used as a bound, half a minute or
+    /// more later: the append-only file is on and healthy, or persistence is not asked for at all.
+    async fn durable(&self) -> anyhow::Result<bool> {
+        let mut cmd = redis::cmd("INFO");
+        cmd.arg("persistence");
+        let text: String = self.redis.query(&cmd).await?;
+        let is = |name: &str, value: &str| text.lines().any(|l| l.trim() == format!("{name}:{value}"));
+        if is("aof_enabled", "0") {
+            return Ok(true);
+        }
+        let good = is("aof_last_write_status", "ok");
+        if !good {
+            warn!(error.code = "MR-AOF", "redis cannot write its append-only file; logs are not trimmed");
+        }
+        Ok(good)
+    }
+
+    async fn applied(&self, p: PartitionId) -> anyhow::Result<Option<u64>> {
+        let mut cmd = redis::cmd("GET");
+        cmd.arg(names::position_key(p));
+        let text: Option<String> = self.redis.query(&cmd).await?;
+        let Some(text) = text else { return Ok(None) };
+        let position: serde_json::Value = serde_json::from_str(&text).context("position is not JSON")?;
+        Ok(position.get("sequence").and_then(serde_json::Value::as_u64))
+    }
+
+    /// Removes the log up to `sequence`, which stays as the one that the position's fingerprint is compared with.
+    async fn purge(&self, p: PartitionId, sequence: u64) -> anyhow::Result<()> {
+        let mut set = redis::cmd("SET");
+        set.arg(names::watermark_key(p)).arg(sequence);
+        self.redis.query::<String>(&set).await?;
+        let stream = cluster::handle(&self.jetstream, &names::log_stream(p)).await?;
+        let purged = stream.purge().sequence(sequence).await?;
+        debug!(partition.id = %p, log.sequence = sequence, removed = purged.purged, "log trimmed");
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for a threshold")]
+fn share(used: u64, max: u64) -> f64 {
+    used as f64 / max as f64
+}

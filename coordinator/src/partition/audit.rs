@@ -1,0 +1,138 @@
+//! Finds steps that the work queue lost (H16b): gone from the stream, the log read to its end after that was seen, and
+//! still no result. A long queue is never mistaken for loss, and nothing is dispatched again by the audit itself: it
+//! appends a `lost` record, and the fold decides.
+
+use std::time::{Duration, Instant};
+
+use millrace_common::{InstanceKey, RecordBody, names};
+use tracing::{info, warn};
+
+use super::Stop;
+use super::processor::Processor;
+use crate::cluster;
+
+const EVERY: Duration = Duration::from_secs(30);
+/// A step younger than this is not looked at.
+const AGE_MIN: Duration = Duration::from_secs(10);
+/// Single messages asked for in one audit.
+const GETS_MAX: usize = 100;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    next: Instant,
+    suspects: Vec<Suspect>,
+}
+
+/// A step whose message is gone; judged once the log is folded up to `log_end`.
+#[derive(Debug)]
+struct Suspect {
+    instance: InstanceKey,
+    frame: u32,
+    step: String,
+    generation: u32,
+    log_end: u64,
+}
+
+impl Audit {
+    pub(crate) fn new() -> Self {
+        Self { next: Instant::now() + EVERY, suspects: Vec::new() }
+    }
+
+    /// Something happened to the broker: look soon.
+    pub(crate) fn hurry(&mut self) {
+        self.next = Instant::now();
+    }
+}
+
+/// Judges suspects, and looks for new ones when it is time.
+pub(crate) async fn run(p: &mut Processor) -> Result<(), Stop> {
+    judge(p).await?;
+    if Instant::now() < p.audit.next {
+        return Ok(());
+    }
+    p.audit.next = Instant::now() + EVERY;
+    if let Err(e) = look(p).await {
+        info!(partition.id = %p.partition, reason = %e, "audit is put off: nats does not answer");
+    }
+    Ok(())
+}
+
+async fn judge(p: &mut Processor) -> Result<(), Stop> {
+    let applied = p.position.sequence;
+    let (ripe, green) = std::mem::take(&mut p.audit.suspects).into_iter().partition(|s| s.log_end <= applied);
+    p.audit.suspects = green;
+    let ripe: Vec<Suspect> = ripe;
+    for s in ripe {
+        let open = p.dispatcher.outbox.step(&s.instance, s.frame);
+        if !open.is_some_and(|o| o.step == s.step && o.generation == s.generation) {
+            continue;
+        }
+        warn!(instance.id = %s.instance, step = s.step, partition.id = %p.partition, error.code = "MR-STEP-LOST",
+            "the work queue lost a step; it is dispatched again");
+        p.shared.metrics.steps_lost.inc();
+        let body = RecordBody::Lost { frame: s.frame, step: s.step, generation: s.generation };
+        let field = super::outbox::send_field(&s.instance, &format!("lost{}.{}", s.frame, s.generation));
+        p.dispatcher.send(field, &s.instance, &body, false).await;
+    }
+    Ok(())
+}
+
+async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
+    let old: Vec<_> = p
+        .dispatcher
+        .outbox
+        .steps()
+        .filter(|(_, open)| open.since.elapsed() >= AGE_MIN)
+        .filter_map(|(key, open)| Some((key.clone(), open.step.clone(), open.generation, open.sequence?)))
+        .collect();
+    if old.is_empty() {
+        return Ok(());
+    }
+    let Some(steps) = cluster::find(&p.shared.cluster.jetstream, names::STEPS_STREAM).await? else {
+        warn!(error.code = "MR-STEPS-GONE", "the stream of steps is gone");
+        return Ok(());
+    };
+    let stream = cluster::handle(&p.shared.cluster.jetstream, names::STEPS_STREAM).await?;
+    let mut gone = Vec::new();
+    let mut gets = 0;
+    for ((instance, frame), step, generation, sequence) in old {
+        let state = &steps.state;
+        let is_gone = if sequence < state.first_sequence || sequence > state.last_sequence || state.messages == 0 {
+            true
+        } else if gets < GETS_MAX {
+            gets += 1;
+            is_absent(&stream, sequence, &step).await?
+        } else {
+            false
+        };
+        if is_gone {
+            gone.push((instance, frame, step, generation));
+        }
+    }
+    let name = names::log_stream(p.partition);
+    let log_end = cluster::find(&p.shared.cluster.jetstream, &name).await?.map_or(u64::MAX, |i| i.state.last_sequence);
+    let suspects = gone.into_iter().map(|(instance, frame, step, generation)| Suspect {
+        instance,
+        frame,
+        step,
+        generation,
+        log_end,
+    });
+    p.audit.suspects.extend(suspects);
+    Ok(())
+}
+
+/// True when the message is not there, or is another step's (a re-created stream).
+async fn is_absent(
+    stream: &async_nats::jetstream::stream::Stream<()>,
+    sequence: u64,
+    step: &str,
+) -> Result<bool, cluster::Error> {
+    use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(!millrace_common::wire::decode_step(&message.payload).is_ok_and(|s| s.id == step)),
+        Err(e) if matches!(e.kind(), Kind::NoMessageFound) => Ok(true),
+        Err(e) => Err(cluster::Error::Unreachable { server: "nats", reason: e.to_string() }),
+    }
+}

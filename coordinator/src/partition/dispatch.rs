@@ -1,0 +1,280 @@
+//! Lets effects leave after their commit: steps to the work queue, records to logs, hints to whoever waits.
+//!
+//! Nothing here waits for an acknowledgement: publishes are pipelined and their outcomes come back in batches. What
+//! fails is kept and published again; receivers drop repeats by id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use millrace_common::{InstanceKey, PartitionId, RecordBody, Reply, Step, names, partition_of, wire};
+use millrace_engine::{Dispatch, Status};
+use millrace_runtime::nats::{Ack, Completion, Completions, Nats, PublishError, Publisher};
+use tracing::{debug, warn};
+
+use super::outbox::{OpenStep, Outbox};
+use super::Shared;
+
+/// What a publish was for.
+#[derive(Clone, Debug)]
+enum Sent {
+    Step { instance: InstanceKey, frame: u32, generation: u32 },
+    Record { field: String },
+    /// A timer's record: the timers repeat it themselves until it is folded.
+    Timer,
+}
+
+/// A step that could not leave yet.
+#[derive(Clone, Debug)]
+struct Held {
+    instance: InstanceKey,
+    frame: u32,
+    /// Waits for this function to be registered; otherwise for `at`.
+    function: Option<String>,
+    at: Instant,
+}
+
+/// See the module.
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
+    partition: PartitionId,
+    nats: Nats,
+    publisher: Publisher,
+    completions: Completions,
+    pub(crate) outbox: Outbox,
+    in_flight: HashMap<u64, Sent>,
+    next_tag: u64,
+    held: Vec<Held>,
+    resend: Vec<(String, Instant)>,
+    /// Subject of each send that is not acknowledged.
+    subjects: HashMap<String, String>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        partition: PartitionId,
+        nats: Nats,
+        publisher: Publisher,
+        completions: Completions,
+    ) -> Self {
+        Self {
+            shared,
+            partition,
+            nats,
+            publisher,
+            completions,
+            outbox: Outbox::default(),
+            in_flight: HashMap::new(),
+            next_tag: 0,
+            held: Vec::new(),
+            resend: Vec::new(),
+            subjects: HashMap::new(),
+        }
+    }
+
+    /// Hands a step to the fleet; `suppressed` only remembers it.
+    pub(crate) async fn step(&mut self, key: &InstanceKey, d: Dispatch, suppressed: bool) {
+        let (frame, generation) = (d.frame, d.generation);
+        let open = OpenStep { step: d.step.clone(), generation, sequence: None, since: Instant::now() };
+        self.outbox.open(key.clone(), frame, open);
+        if suppressed {
+            return;
+        }
+        let queue = match d.queue.clone().or_else(|| self.shared.functions.queue_of(&d.function)) {
+            Some(queue) => queue,
+            None => {
+                debug!(instance.id = %key, function = d.function, "function is not registered yet; the step waits");
+                self.hold(key, frame, Some(d.function));
+                return;
+            }
+        };
+        if let Err(e) = self.shared.queues.ensure(&queue).await {
+            warn!(queue, reason = %e, "queue has no consumer yet; the step waits");
+            self.hold(key, frame, None);
+            return;
+        }
+        let subject = names::step_subject(key.namespace(), &queue, 5);
+        let headers = self.shared.trace.step_headers(key, &d);
+        let step = self.message(key, d, &queue);
+        self.shared.metrics.steps_dispatched.with_label_values(&[&queue]).inc();
+        self.publish(subject, headers, wire::encode_step(&step), Sent::Step { instance: key.clone(), frame, generation })
+            .await
+    }
+
+    fn message(&self, key: &InstanceKey, d: Dispatch, queue: &str) -> Step {
+        Step {
+            id: d.step,
+            key: d.key,
+            instance: key.clone(),
+            definition: d.definition,
+            task: d.task,
+            function: d.function,
+            attempt: d.attempt,
+            generation: d.generation,
+            frame: d.frame,
+            input: d.input,
+            deadline_ms: d.deadline_ms,
+            progress: d.progress,
+            report: names::report_subject(self.partition, queue),
+            token: String::new(),
+        }
+    }
+
+    /// Appends a record to the log of the receiver's partition.
+    pub(crate) async fn send(
+        &mut self,
+        field: String,
+        to: &InstanceKey,
+        body: &RecordBody,
+        suppressed: bool,
+    ) {
+        self.send_encoded(field, to, body.kind(), wire::encode_record(Some(to), body), suppressed).await
+    }
+
+    /// The same with an encoded record, as it is kept in the outbox.
+    pub(crate) async fn send_encoded(
+        &mut self,
+        field: String,
+        to: &InstanceKey,
+        kind: &str,
+        record: Bytes,
+        suppressed: bool,
+    ) {
+        let subject = names::log_subject(partition_of(to, self.shared.config.partitions), kind);
+        self.outbox.send(field.clone(), record.clone());
+        self.subjects.insert(field.clone(), subject.clone());
+        if suppressed {
+            return;
+        }
+        self.publish(subject, None, record, Sent::Record { field }).await
+    }
+
+    /// Appends the record of a timer that is due.
+    pub(crate) async fn timer(&mut self, member: &str) {
+        let Some((instance, timer)) = names::parse_timer_member(member) else { return };
+        let record = wire::encode_record(Some(&instance), &RecordBody::Timer { timer });
+        self.publish(names::log_subject(self.partition, "timer"), None, record, Sent::Timer).await
+    }
+
+    async fn publish(
+        &mut self,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        sent: Sent,
+    ) {
+        self.next_tag += 1;
+        let tag = self.next_tag;
+        self.in_flight.insert(tag, sent);
+        self.publisher.publish_tagged(subject, headers, payload, tag).await;
+    }
+
+    /// Waits for outcomes of publishes.
+    pub(crate) async fn completed(&mut self) -> Vec<Completion> {
+        match self.completions.recv().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Books outcomes.
+    pub(crate) fn settle(&mut self, done: Vec<Completion>) {
+        for (tag, result) in done {
+            self.outcome(tag, result);
+        }
+    }
+
+    fn outcome(&mut self, tag: u64, result: Result<Ack, PublishError>) {
+        let Some(sent) = self.in_flight.remove(&tag) else { return };
+        match (sent, result) {
+            (Sent::Step { instance, frame, generation }, Ok(ack)) => {
+                self.outbox.acknowledged(&instance, frame, generation, ack.sequence);
+            }
+            (Sent::Step { instance, frame, .. }, Err(e)) => {
+                warn!(instance.id = %instance, reason = %e, "step was not taken by the work queue; it is published again");
+                self.hold(&instance, frame, None);
+            }
+            (Sent::Record { field }, Ok(_)) => {
+                self.subjects.remove(&field);
+                self.outbox.sent(field);
+            }
+            (Sent::Record { field }, Err(e)) => {
+                warn!(outbox = field, reason = %e, "record was not taken by the log; it is published again");
+                self.resend.push((field, Instant::now() + Duration::from_secs(1)));
+            }
+            (Sent::Timer, _) => {}
+        }
+    }
+
+    fn hold(&mut self, instance: &InstanceKey, frame: u32, function: Option<String>) {
+        let at = Instant::now() + Duration::from_secs(1);
+        self.held.push(Held { instance: instance.clone(), frame, function, at });
+    }
+
+    /// Steps that may leave now. The caller rebuilds and publishes them.
+    pub(crate) fn due_steps(&mut self) -> Vec<(InstanceKey, u32)> {
+        let (now, functions) = (Instant::now(), &self.shared.functions);
+        let ready = |h: &Held| match &h.function {
+            Some(function) => functions.queue_of(function).is_some(),
+            None => h.at <= now,
+        };
+        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(ready);
+        self.held = held;
+        let due: Vec<Held> = due;
+        due.into_iter().map(|h| (h.instance, h.frame)).collect()
+    }
+
+    /// Appends records again whose append failed.
+    pub(crate) async fn resend(&mut self) {
+        let now = Instant::now();
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.resend).into_iter().partition(|(_, at)| *at <= now);
+        self.resend = later;
+        for (field, _) in due {
+            if let (Some(record), Some(subject)) = (self.outbox.unsent(&field), self.subjects.get(&field)) {
+                let (record, subject) = (record.clone(), subject.clone());
+                self.publish(subject, None, record, Sent::Record { field }).await;
+            }
+        }
+    }
+
+    /// Core NATS, best effort: asks the worker to stop a step.
+    pub(crate) async fn cancel(&self, worker: Option<&str>, step: &str) {
+        let subject = names::cancel_subject(worker.unwrap_or("all"));
+        self.hint(subject, step.to_owned().into()).await;
+    }
+
+    /// Core NATS, best effort: answers whoever asked.
+    pub(crate) async fn reply(&self, to: String, body: &Reply) {
+        match serde_json::to_vec(body) {
+            Ok(json) => self.hint(to, json.into()).await,
+            Err(e) => warn!(reason = %e, "reply cannot be encoded"),
+        }
+    }
+
+    /// Core NATS, best effort: an instance started or ended.
+    pub(crate) async fn status_changed(&self, key: &InstanceKey, status: Status) {
+        if status.is_ended() {
+            self.hint(names::ENDED_HINT.into(), format!("{key} {}", status.name()).into()).await;
+        }
+    }
+
+    async fn hint(&self, subject: String, payload: Bytes) {
+        if let Err(e) = self.nats.client().publish(subject, payload).await {
+            debug!(reason = %e, "hint was not sent");
+        }
+    }
+
+    /// Waits, not longer than `max`, until nothing is in flight.
+    pub(crate) async fn drain(&mut self, max: Duration) {
+        let deadline = tokio::time::Instant::now() + max;
+        while !self.in_flight.is_empty() {
+            match tokio::time::timeout_at(deadline, self.completed()).await {
+                Ok(done) => self.settle(done),
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The processor of each partition: a thread of its own with its own connections, supervised alone. A partition that
+//! fails or halts leaves the others running.
+
+mod audit;
+mod batch;
+mod cache;
+mod dispatch;
+mod fence;
+mod outbox;
+mod processor;
+mod reader;
+mod recover;
+mod store;
+mod timers;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use millrace_common::{InstanceKey, PartitionId};
+use millrace_engine::Status;
+use millrace_runtime::Shutdown;
+use millrace_runtime::metrics::Metrics;
+use millrace_runtime::nats::Nats;
+use millrace_runtime::backoff::Backoff;
+use millrace_runtime::config::CoordinatorConfig;
+use tracing::{error, info, warn};
+
+use crate::board::Board;
+use crate::cluster::Cluster;
+use crate::membership::Membership;
+use crate::queues::Queues;
+use crate::registry::{Definitions, Functions};
+use crate::trace::Trace;
+
+/// Stack of a partition's thread. Expressions are evaluated on it; their depth bound is far below (the pages are only
+/// reserved, not used).
+const STACK_BYTES: usize = 256 * 1024 * 1024;
+
+/// What all partitions of a coordinator share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Settings.
+    pub config: CoordinatorConfig,
+    /// Streams.
+    pub cluster: Cluster,
+    /// Definitions.
+    pub definitions: Definitions,
+    /// Functions of the fleet.
+    pub functions: Functions,
+    /// Consumers of queues.
+    pub queues: Queues,
+    /// Who else is there.
+    pub membership: Membership,
+    /// Instruments.
+    pub metrics: Metrics,
+    /// State shown to the other parts.
+    pub board: Board,
+    /// Spans of runs and steps.
+    pub trace: Trace,
+    /// Test-only faults.
+    pub fault: Fault,
+}
+
+/// Faults that tests inject into a running coordinator; off unless configured.
+#[derive(Clone, Debug, Default)]
+pub struct Fault {
+    /// `apply` panics for instances whose id contains this.
+    pub panic_instance: Option<String>,
+}
+
+impl Fault {
+    fn maybe_panic(&self, key: &InstanceKey) {
+        if let Some(part) = &self.panic_instance
+            && key.id().contains(part.as_str())
+        {
+            panic!("injected: apply of {key}");
+        }
+    }
+}
+
+/// Why a processor stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Told to, and the partition is released.
+    Shutdown,
+    /// Another coordinator is preferred; release it.
+    Handover(String),
+    /// Somebody else owns the partition now.
+    Lost(String),
+    /// A commit may or may not have happened.
+    Unknown(String),
+    /// A server does not answer.
+    Broken(String),
+    /// The stores contradict each other: an operator decides. Looked at again now and then.
+    Halted {
+        /// Stable code.
+        code: &'static str,
+        /// What was found.
+        text: String,
+    },
+}
+
+/// What a partition's thread remembers from one ownership to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// `CLIENT ID` of the last commit connection.
+    client_id: Option<i64>,
+    /// Nonce of the last fence this process held.
+    nonce: Option<String>,
+}
+
+impl Shared {
+    async fn connect_nats(&self, name: &str) -> Result<Nats, Stop> {
+        millrace_runtime::nats::connect(&self.config.nats, name).await.map_err(|e| Stop::Broken(e.to_string()))
+    }
+
+    async fn connect_redis(&self) -> Result<redis::aio::MultiplexedConnection, Stop> {
+        millrace_runtime::redis::connect(&self.config.redis).await.map_err(|e| Stop::Broken(e.to_string()))
+    }
+
+    /// How long an ended instance is kept, in milliseconds.
+    fn retention(&self, status: Status) -> i64 {
+        let keep = match status {
+            Status::Completed => self.config.retention_completed,
+            _ => self.config.retention_faulted,
+        };
+        i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn is_preferred(&self, p: PartitionId) -> bool {
+        self.membership.preferred(p) == self.config.id
+    }
+
+    /// Another coordinator to which this partition should go.
+    fn check_preferred(&self, p: PartitionId) -> Option<String> {
+        self.membership.handover(p)
+    }
+}
+
+/// Starts a thread for every partition. They end when `shutdown` is triggered.
+///
+/// # Errors
+/// When the system has no threads left.
+pub fn spawn(shared: &Arc<Shared>, shutdown: &Shutdown) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
+    (0..shared.config.partitions)
+        .map(|n| {
+            let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+            std::thread::Builder::new()
+                .name(format!("partition-{n}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || run(&shared, PartitionId(n), &shutdown))
+        })
+        .collect()
+}
+
+fn run(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error!(partition.id = %p, reason = %e, "partition cannot start");
+            return;
+        }
+    };
+    runtime.block_on(supervise(shared, p, shutdown));
+}
+
+/// Owns, loses and takes the partition again until shutdown. A panic of the shell (not of `apply`, which is caught
+/// closer) restarts the partition like any other failure.
+async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
+    let mut memory = Memory::default();
+    let mut backoff = Backoff::for_servers();
+    while !shutdown.is_triggered() {
+        shared.board.partition(p, |s| s.phase = "contending".into());
+        let once = std::panic::AssertUnwindSafe(own_once(shared, p, &mut memory, shutdown));
+        let stop = match futures_util::FutureExt::catch_unwind(once).await {
+            Ok((stop, served)) => {
+                if served {
+                    backoff.reset();
+                }
+                stop
+            }
+            Err(_) => Stop::Broken("the processor panicked".into()),
+        };
+        show(shared, p, &stop);
+        let pause = match &stop {
+            Stop::Shutdown => return,
+            Stop::Unknown(_) | Stop::Lost(_) => Duration::from_millis(50),
+            Stop::Handover(_) => shared.config.lease_ttl,
+            Stop::Halted { .. } => Duration::from_secs(5),
+            Stop::Broken(_) => backoff.next_delay(),
+        };
+        let _ = shutdown.unless(tokio::time::sleep(pause)).await;
+    }
+}
+
+async fn own_once(shared: &Arc<Shared>, p: PartitionId, memory: &mut Memory, shutdown: &Shutdown) -> (Stop, bool) {
+    let mut processor = match recover::acquire(Arc::clone(shared), p, memory, shutdown).await {
+        Ok(processor) => processor,
+        Err(stop) => return (stop, false),
+    };
+    shared.metrics.partitions_owned.inc();
+    let mut stop = processor.serve(shutdown).await;
+    if let Stop::Handover(to) = &stop {
+        info!(partition.id = %p, to, "partition is handed over");
+        let to = to.clone();
+        stop = match processor.release().await {
+            Stop::Shutdown => Stop::Handover(to),
+            other => other,
+        };
+    }
+    shared.metrics.partitions_owned.dec();
+    (stop, true)
+}
+
+fn show(shared: &Shared, p: PartitionId, stop: &Stop) {
+    let (phase, problem) = match stop {
+        Stop::Shutdown => ("released", None),
+        Stop::Handover(_) => ("contending", None),
+        Stop::Lost(reason) => {
+            info!(partition.id = %p, reason, "partition lost");
+            ("contending", None)
+        }
+        Stop::Unknown(reason) => {
+            warn!(partition.id = %p, reason, error.code = "MR-UNKNOWN", "outcome of a commit is unknown; the partition is taken again");
+            shared.board.restarted(&format!("partition-{p}"));
+            ("contending", None)
+        }
+        Stop::Broken(reason) => {
+            warn!(partition.id = %p, reason, "partition is not served by this coordinator for now");
+            shared.board.restarted(&format!("partition-{p}"));
+            ("contending", Some(reason.clone()))
+        }
+        Stop::Halted { code, text } => {
+            error!(partition.id = %p, error.code = format!("MR-HALT-{code}"), reason = text, "partition halts");
+            ("halted", Some(format!("MR-HALT-{code}: {text}")))
+        }
+    };
+    shared.board.partition(p, |s| {
+        s.phase = phase.into();
+        s.problem = problem;
+    });
+}
+
+/// The clock of this process, Unix ms. Only decides when timers are fired and retention ends; the fold never sees it.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,340 @@
+//! Taking a partition over: wait for the lease, move the fence, announce in the log, verify the position, fold up to the
+//! own announcement with effects suppressed, then let out what is still pending (protocol study 4.1).
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use millrace_common::{PartitionId, RecordBody, names, wire};
+use millrace_runtime::Shutdown;
+use millrace_runtime::nats::{Publisher, PublisherOptions};
+use tracing::{info, warn};
+
+use super::audit::Audit;
+use super::cache::Cache;
+use super::dispatch::Dispatcher;
+use super::fence::{Fence, Position, fingerprint};
+use super::outbox::{self, OpenStep};
+use super::processor::Processor;
+use super::reader::Reader;
+use super::store::{Held, Store};
+use super::timers::{HORIZON, Timers};
+use super::{Memory, Shared, Stop, now_ms};
+use crate::cluster;
+
+/// Takes the partition over and returns a processor that is ready to serve.
+pub(crate) async fn acquire(
+    shared: Arc<Shared>,
+    p: PartitionId,
+    memory: &mut Memory,
+    shutdown: &Shutdown,
+) -> Result<Processor, Stop> {
+    let incarnation = match &shared.cluster.incarnations[&p] {
+        Ok(incarnation) => incarnation.clone(),
+        Err(text) => return Err(Stop::Halted { code: "LOG", text: text.clone() }),
+    };
+    let nats = shared.connect_nats(&format!("coordinator-{}-p{p}", shared.config.id)).await?;
+    let jetstream = nats.jetstream().clone();
+    let stream = cluster::handle(&jetstream, &names::log_stream(p)).await.map_err(broken)?;
+    let mut store = open_store(&shared, p, memory).await?;
+    let held = contend(&shared, p, &mut store, memory, shutdown).await?;
+    let position = take(&shared, p, &mut store, held, &incarnation, &stream, memory).await?;
+    info!(partition.id = %p, epoch = store.fence().counter, log.sequence = position.sequence, "partition taken over");
+    let options = PublisherOptions { in_flight_max: shared.config.publish_in_flight, ..PublisherOptions::default() };
+    let (publisher, completions) = Publisher::start(&nats, options).await.map_err(broken)?;
+    let barrier = announce(&publisher, &store, p).await?;
+    let position = verify(&mut store, &stream, position, &incarnation, p).await?;
+    let reader = Reader::start(&stream, position.sequence).await.map_err(super::processor::stop_of)?;
+    let cache = Cache::new(usize::try_from(shared.config.cache_bytes).unwrap_or(usize::MAX) / usize::from(shared.config.partitions.max(1)));
+    let mut processor = Processor {
+        dispatcher: Dispatcher::new(Arc::clone(&shared), p, nats, publisher, completions),
+        shared,
+        partition: p,
+        store,
+        stream,
+        reader,
+        position,
+        timers: Timers::default(),
+        cache,
+        audit: Audit::new(),
+        pending: VecDeque::new(),
+        poisonous: HashSet::new(),
+        marked: (0, Instant::now()),
+        committed_at: Instant::now(),
+        suppressed: true,
+    };
+    processor.catch_up(barrier).await?;
+    resume(&mut processor).await?;
+    Ok(processor)
+}
+
+async fn open_store(shared: &Shared, p: PartitionId, memory: &mut Memory) -> Result<Store, Stop> {
+    let connection = shared.connect_redis().await?;
+    let nonce = uuid::Uuid::now_v7().simple().to_string();
+    let fence = Fence { counter: 0, nonce, beat: 0, owner: shared.config.id.clone(), released: false };
+    let mut store = Store::new(p, connection, fence).await.map_err(broken)?;
+    // A commit of this process may still be on its way on the old connection (H6).
+    if let Some(old) = memory.client_id.replace(store.client_id) {
+        store.kill(old).await.map_err(broken)?;
+    }
+    Ok(store)
+}
+
+/// Waits until the partition is free: never owned, released, silent for the lease time, or held by this very process
+/// before it lost its connection.
+async fn contend(
+    shared: &Shared,
+    p: PartitionId,
+    store: &mut Store,
+    memory: &Memory,
+    shutdown: &Shutdown,
+) -> Result<Held, Stop> {
+    let ttl = shared.config.lease_ttl;
+    let mut seen: Option<String> = None;
+    let mut since = Instant::now();
+    let began = Instant::now();
+    loop {
+        let held = store.watch().await.map_err(broken)?;
+        // Where another coordinator is preferred it gets a head start.
+        let patience = if shared.is_preferred(p) { Duration::ZERO } else { ttl };
+        let free = match &held.fence {
+            None => began.elapsed() >= patience,
+            Some(f) if memory.nonce.as_deref() == Some(&f.nonce) => true,
+            Some(f) if f.released => began.elapsed() >= patience,
+            Some(_) => {
+                if held.fence_text != seen {
+                    seen.clone_from(&held.fence_text);
+                    since = Instant::now();
+                }
+                since.elapsed() >= ttl + patience
+            }
+        };
+        if free {
+            return Ok(held);
+        }
+        let unwatch = redis::cmd("UNWATCH");
+        store.read::<()>(&unwatch).await.map_err(broken)?;
+        if shutdown.unless(tokio::time::sleep(ttl / 8)).await.is_none() {
+            return Err(Stop::Shutdown);
+        }
+    }
+}
+
+/// Moves the fence. Its counter is above everything seen in Redis and in the log, because a failover of Redis can roll
+/// the counter back (H4).
+async fn take(
+    shared: &Shared,
+    p: PartitionId,
+    store: &mut Store,
+    held: Held,
+    incarnation: &str,
+    stream: &Stream<()>,
+    memory: &mut Memory,
+) -> Result<Position, Stop> {
+    let announced = last_announce(stream, p).await?;
+    if held.position.is_none() && announced.is_some() {
+        return Err(Stop::Halted {
+            code: "REDIS-LOST",
+            text: format!("redis has no position of partition {p} but its log was read before: redis lost its data"),
+        });
+    }
+    let known = held.fence.as_ref().map_or(0, |f| f.counter);
+    let in_position = held.position.as_ref().map_or(0, |x| x.announce);
+    let counter = known.max(in_position).max(announced.unwrap_or(0)) + 1;
+    let fence = Fence { counter, ..store.fence().clone() };
+    let start = held.position.is_none().then(|| Position::start(incarnation));
+    let nonce = fence.nonce.clone();
+    if !store.acquire(fence, start.as_ref()).await.map_err(broken)? {
+        return Err(Stop::Lost("another coordinator was faster".into()));
+    }
+    memory.nonce = Some(nonce);
+    let reason = held.fence.as_ref().map_or("first", |f| if f.released { "released" } else { "silent" });
+    shared.metrics.takeovers.with_label_values(&[reason]).inc();
+    held.position.or(start).ok_or_else(|| Stop::Broken("no position".into()))
+}
+
+async fn last_announce(stream: &Stream<()>, p: PartitionId) -> Result<Option<u64>, Stop> {
+    match stream.get_last_raw_message_by_subject(&names::log_subject(p, "announce")).await {
+        Ok(message) => match wire::decode_record(&message.payload) {
+            Ok((_, RecordBody::Announce { counter, .. })) => Ok(Some(counter)),
+            _ => Ok(Some(0)),
+        },
+        Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(e) => Err(broken(e)),
+    }
+}
+
+async fn announce(publisher: &Publisher, store: &Store, p: PartitionId) -> Result<u64, Stop> {
+    let fence = store.fence();
+    let body = RecordBody::Announce {
+        counter: fence.counter,
+        nonce: fence.nonce.clone(),
+        build: env!("CARGO_PKG_VERSION").into(),
+        owner: fence.owner.clone(),
+    };
+    let subject = names::log_subject(p, "announce");
+    let ack = publisher.publish(subject, None, wire::encode_record(None, &body)).await.map_err(broken)?;
+    Ok(ack.sequence)
+}
+
+/// The position must belong to this stream, and the message at it must be the one that was folded.
+async fn verify(
+    store: &mut Store,
+    stream: &Stream<()>,
+    position: Position,
+    incarnation: &str,
+    p: PartitionId,
+) -> Result<Position, Stop> {
+    if position.incarnation != incarnation {
+        return Err(Stop::Halted {
+            code: "LOG-REPLACED",
+            text: format!("position is of log {} but the stream is {incarnation}", position.incarnation),
+        });
+    }
+    match compare(stream, position.sequence, position.fingerprint).await? {
+        Compared::Same => Ok(position),
+        Compared::Hole { first } => Err(Stop::Halted {
+            code: "LOG-TRIMMED",
+            text: format!("log starts at {first} but only {} is folded", position.sequence),
+        }),
+        Compared::Other => {
+            let fork = fork_point(store, stream, p, position.sequence).await?;
+            warn!(partition.id = %p, log.sequence = position.sequence, fork = fork.0, error.code = "MR-LOG-TAIL-LOST",
+                "the log lost a tail that was folded already; state is kept, reading goes on from the fork point");
+            Ok(Position { sequence: fork.0, fingerprint: fork.1, generation: position.generation + 1, ..position })
+        }
+    }
+}
+
+enum Compared {
+    Same,
+    Other,
+    Hole { first: u64 },
+}
+
+async fn compare(stream: &Stream<()>, sequence: u64, expected: u64) -> Result<Compared, Stop> {
+    let info = stream.get_info().await.map_err(broken)?;
+    let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+    if last < sequence {
+        return Ok(Compared::Other);
+    }
+    if first > sequence + 1 {
+        return Ok(Compared::Hole { first });
+    }
+    if sequence == 0 || sequence < first {
+        return Ok(Compared::Same);
+    }
+    match stream.get_raw_message(sequence).await {
+        Ok(m) if fingerprint(&m.subject, m.time.unix_timestamp_nanos(), &m.payload) == expected => Ok(Compared::Same),
+        Ok(_) => Ok(Compared::Other),
+        // Trimmed between the two requests: what was folded is behind the start of the log.
+        Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(Compared::Same),
+        Err(e) => Err(broken(e)),
+    }
+}
+
+/// The newest remembered boundary that the log still has as it was.
+async fn fork_point(store: &mut Store, stream: &Stream<()>, p: PartitionId, below: u64) -> Result<(u64, u64), Stop> {
+    let mut cmd = redis::cmd("HVALS");
+    cmd.arg(names::marks_key(p));
+    let marks: Vec<String> = store.read(&cmd).await.map_err(broken)?;
+    let mut marks: Vec<(u64, u64)> = marks.iter().filter_map(|m| parse_mark(m)).filter(|m| m.0 < below).collect();
+    marks.sort_unstable_by(|a, b| b.cmp(a));
+    for (sequence, expected) in marks {
+        if matches!(compare(stream, sequence, expected).await?, Compared::Same) {
+            return Ok((sequence, expected));
+        }
+    }
+    let first = stream.get_info().await.map_err(broken)?.state.first_sequence;
+    if first <= 1 {
+        return Ok((0, 0));
+    }
+    Err(Stop::Halted {
+        code: "LOG-FORK",
+        text: format!("log of partition {p} lost more than the remembered boundaries; it starts at {first}"),
+    })
+}
+
+fn parse_mark(text: &str) -> Option<(u64, u64)> {
+    let (sequence, fingerprint) = text.split_once(' ')?;
+    Some((sequence.parse().ok()?, fingerprint.parse().ok()?))
+}
+
+/// A reader that goes on after `position`, once the position was found true.
+pub(crate) async fn read_from(stream: &Stream<()>, position: &Position) -> Result<Reader, Stop> {
+    let checked = tokio::time::timeout(Duration::from_secs(2), compare(stream, position.sequence, position.fingerprint));
+    match checked.await {
+        Err(_) => return Err(Stop::Broken("nats does not answer".into())),
+        Ok(Err(stop)) => return Err(stop),
+        Ok(Ok(Compared::Same)) => {}
+        // The owner starts over: the take-over path handles a lost tail and a hole.
+        Ok(Ok(Compared::Other | Compared::Hole { .. })) => {
+            return Err(Stop::Lost("the log is not the one that was read".into()));
+        }
+    }
+    let started = tokio::time::timeout(Duration::from_secs(2), Reader::start(stream, position.sequence));
+    match started.await {
+        Err(_) => Err(Stop::Broken("nats does not answer".into())),
+        Ok(reader) => reader.map_err(super::processor::stop_of),
+    }
+}
+
+/// At the barrier: publish what may not have left, arm timers.
+async fn resume(p: &mut Processor) -> Result<(), Stop> {
+    p.suppressed = false;
+    let mut cmd = redis::cmd("HGETALL");
+    cmd.arg(names::outbox_key(p.partition));
+    let entries: Vec<(String, Vec<u8>)> = p.store.read(&cmd).await.map_err(broken)?;
+    for (field, value) in entries {
+        match outbox::parse(&field, &value) {
+            Some(outbox::Entry::Step { instance, frame, generation, sequence: Some(sequence) }) => {
+                // Already in the work queue: only remembered, for the audit.
+                if let Some(d) = p.rebuild(&instance, frame).await? {
+                    let open = OpenStep { step: d.step, generation, sequence: Some(sequence), since: Instant::now() };
+                    p.dispatcher.outbox.open(instance, frame, open);
+                }
+            }
+            Some(outbox::Entry::Step { instance, frame, .. }) => p.publish_step(&instance, frame).await?,
+            Some(outbox::Entry::Send) => resend(p, field, value).await?,
+            None => warn!(field, "outbox entry is not ours"),
+        }
+    }
+    load_timers(p).await?;
+    p.audit.hurry();
+    Ok(())
+}
+
+async fn resend(p: &mut Processor, field: String, value: Vec<u8>) -> Result<(), Stop> {
+    match wire::decode_record(&value) {
+        Ok((Some(to), body)) => {
+            p.dispatcher.send_encoded(field, &to, body.kind(), value.into(), false).await;
+            Ok(())
+        }
+        _ => Err(Stop::Halted { code: "OUTBOX", text: format!("outbox entry {field} cannot be read") }),
+    }
+}
+
+/// Brings timers up to the horizon into memory, when it is near.
+pub(crate) async fn load_timers(p: &mut Processor) -> Result<(), Stop> {
+    let now = now_ms();
+    let span = i64::try_from(HORIZON.as_millis()).unwrap_or(60_000);
+    let old = p.timers.horizon_ms();
+    if old > now + span / 2 {
+        return Ok(());
+    }
+    let horizon = now + span;
+    let mut cmd = redis::cmd("ZRANGEBYSCORE");
+    let from = if old == 0 { "-inf".to_owned() } else { format!("({old}") };
+    cmd.arg(names::timers_key(p.partition)).arg(from).arg(horizon).arg("WITHSCORES");
+    let timers: Vec<(String, i64)> = p.store.read(&cmd).await.map_err(broken)?;
+    p.timers.set_horizon(horizon);
+    for (member, due) in timers {
+        p.timers.start(member, due);
+    }
+    Ok(())
+}
+
+fn broken(e: impl std::fmt::Display) -> Stop {
+    Stop::Broken(e.to_string())
+}

@@ -1,0 +1,122 @@
+//! The one timer mechanism: durable in a sorted set, due ones appended to the log, where the fold decides.
+//!
+//! Memory holds only what is due before a horizon; the rest stays in Redis until the horizon moves. A timer that was
+//! fired stays known until the fold has removed it, so that a lost append is repeated.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+/// How far ahead timers are held in memory.
+pub(crate) const HORIZON: Duration = Duration::from_secs(60);
+/// After this time without a fold the record of a fired timer is appended again.
+const REPEAT: Duration = Duration::from_secs(10);
+
+/// See the module. Members are `names::timer_member` texts.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    due: BTreeSet<(i64, String)>,
+    known: HashMap<String, i64>,
+    fired: HashMap<String, Instant>,
+    horizon_ms: i64,
+}
+
+impl Timers {
+    /// Timers due at or before this time are (or must be) in memory.
+    pub(crate) const fn horizon_ms(&self) -> i64 {
+        self.horizon_ms
+    }
+
+    /// Moves the horizon; the caller has inserted everything that Redis holds up to it.
+    pub(crate) const fn set_horizon(&mut self, horizon_ms: i64) {
+        self.horizon_ms = horizon_ms;
+    }
+
+    /// Number of timers in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Arms a timer; beyond the horizon it is left to Redis.
+    pub(crate) fn start(&mut self, member: String, due_ms: i64) {
+        if due_ms > self.horizon_ms || self.fired.contains_key(&member) {
+            return;
+        }
+        if let Some(old) = self.known.insert(member.clone(), due_ms) {
+            self.due.remove(&(old, member.clone()));
+        }
+        self.due.insert((due_ms, member));
+    }
+
+    /// Forgets a timer, fired or not.
+    pub(crate) fn cancel(&mut self, member: &str) {
+        if let Some((member, due)) = self.known.remove_entry(member) {
+            self.due.remove(&(due, member));
+        }
+        self.fired.remove(member);
+    }
+
+    /// When to look again.
+    pub(crate) fn next_due_ms(&self) -> Option<i64> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Takes up to `max` timers that are due, never early, and those whose record was not folded in time.
+    pub(crate) fn fire(&mut self, now_ms: i64, now: Instant, max: usize) -> Vec<String> {
+        let mut members = Vec::new();
+        while members.len() < max && self.due.first().is_some_and(|(due, _)| *due <= now_ms) {
+            let Some((_, member)) = self.due.pop_first() else { break };
+            self.fired.insert(member.clone(), now);
+            members.push(member);
+        }
+        for (member, at) in &mut self.fired {
+            if members.len() < max && now.duration_since(*at) >= REPEAT {
+                *at = now;
+                members.push(member.clone());
+            }
+        }
+        members
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timers(list: &[(&str, i64)]) -> Timers {
+        let mut t = Timers::default();
+        t.set_horizon(1_000);
+        for (member, due) in list {
+            t.start((*member).into(), *due);
+        }
+        t
+    }
+
+    #[test]
+    fn fires_in_order_and_never_early() {
+        let mut t = timers(&[("b", 20), ("a", 10), ("c", 30)]);
+        assert_eq!(t.fire(9, Instant::now(), 10), Vec::<String>::new());
+        assert_eq!(t.fire(20, Instant::now(), 10), ["a", "b"]);
+        assert_eq!(t.next_due_ms(), Some(30));
+    }
+
+    #[test]
+    fn a_fired_timer_is_repeated_until_it_is_folded() {
+        let mut t = timers(&[("a", 10)]);
+        let start = Instant::now();
+        assert_eq!(t.fire(10, start, 10), ["a"]);
+        assert!(t.fire(10, start, 10).is_empty());
+        assert_eq!(t.fire(10, start + REPEAT, 10), ["a"]);
+        t.cancel("a");
+        assert!(t.fire(10, start + REPEAT * 2, 10).is_empty());
+        assert_eq!(t.len(), 0);
+    }
+
+    #[test]
+    fn timers_beyond_the_horizon_are_left_to_redis() {
+        let mut t = timers(&[("far", 1_001)]);
+        assert_eq!(t.len(), 0);
+        t.set_horizon(2_000);
+        t.start("far".into(), 1_001);
+        assert_eq!(t.len(), 1);
+    }
+}
