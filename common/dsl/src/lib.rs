@@ -10,10 +10,12 @@ pub mod diagnostic;
 pub mod duration;
 pub mod expression;
 pub mod model;
+mod parse;
 pub mod schema;
 pub mod template;
 pub mod uri;
 pub mod value;
 
 pub use diagnostic::{Diagnostic, Severity, Span};
+pub use parse::{Parsed, parse, unsupported};
 pub use value::Value;

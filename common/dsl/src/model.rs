@@ -4,6 +4,7 @@
 //! `error.instance`) and its place in the source. Names that refer to `use.*` are resolved at parse time where the
 //! type says so; a tree that exists has passed every deploy-time check.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::duration::Duration;
@@ -43,6 +44,8 @@ pub struct Document {
     pub loose: bool,
     /// `document.metadata.millrace`.
     pub settings: Settings,
+    /// What it uses of the language that a build may not execute yet, with places.
+    pub constructs: Vec<Construct>,
     /// The whole document as data: `$workflow.definition`, and what the registry compares.
     pub source: Value,
 }
@@ -329,13 +332,22 @@ pub enum Call {
     /// `call: grpc`.
     Grpc(Template),
     /// `call: asyncapi`.
-    AsyncApi(Template),
+    AsyncApi(AsyncApiCall),
     /// `call: mcp`.
     Mcp(Template),
     /// `call: a2a`.
     A2a(Template),
     /// A function.
     Function(FunctionCall),
+}
+
+/// `call: asyncapi`.
+#[derive(Clone, Debug)]
+pub struct AsyncApiCall {
+    /// `with`, without `subscription.foreach`.
+    pub with: Template,
+    /// `subscription.foreach`.
+    pub foreach: Option<ListenForeach>,
 }
 
 /// `call: http`.
@@ -629,4 +641,111 @@ pub struct Extension {
     pub before: Option<TaskList>,
     /// `after`.
     pub after: Option<TaskList>,
+}
+
+/// A use of a part of the language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Construct {
+    /// Which part.
+    pub feature: Feature,
+    /// JSON Pointer of the place.
+    pub pointer: String,
+    /// The place.
+    pub span: Span,
+}
+
+/// Parts of the language that can be missing from a build; prints as it is written in a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// `listen`.
+    Listen,
+    /// `schedule`.
+    Schedule,
+    /// `run: container`.
+    Container,
+    /// `run: script`.
+    Script,
+    /// `run: shell`.
+    Shell,
+    /// `call: openapi`.
+    OpenApi,
+    /// `call: grpc`.
+    Grpc,
+    /// `call: asyncapi`.
+    AsyncApi,
+    /// `call: mcp`.
+    Mcp,
+    /// `call: a2a`.
+    A2a,
+    /// A call of a function by its URL.
+    FunctionUrl,
+    /// A call of a function of a declared catalog.
+    FunctionCatalog,
+    /// `use.extensions`.
+    Extension,
+    /// `$secrets`, or `use: <secret>` in an authentication.
+    Secrets,
+    /// `digest` authentication.
+    Digest,
+    /// `oauth2` authentication.
+    OAuth2,
+    /// `oidc` authentication.
+    Oidc,
+    /// `evaluate.mode: loose`.
+    LooseMode,
+    /// `schema.resource`.
+    SchemaResource,
+}
+
+impl Feature {
+    /// True when this build executes it.
+    pub const fn is_executed(self) -> bool {
+        match self {
+            Self::Listen
+            | Self::Schedule
+            | Self::Container
+            | Self::Script
+            | Self::Shell
+            | Self::OpenApi
+            | Self::Grpc
+            | Self::AsyncApi
+            | Self::Mcp
+            | Self::A2a
+            | Self::FunctionUrl
+            | Self::FunctionCatalog
+            | Self::Extension
+            | Self::Secrets
+            | Self::Digest
+            | Self::OAuth2
+            | Self::Oidc
+            | Self::LooseMode
+            | Self::SchemaResource => false,
+        }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listen => "`listen`",
+            Self::Schedule => "`schedule`",
+            Self::Container => "`run: container`",
+            Self::Script => "`run: script`",
+            Self::Shell => "`run: shell`",
+            Self::OpenApi => "`call: openapi`",
+            Self::Grpc => "`call: grpc`",
+            Self::AsyncApi => "`call: asyncapi`",
+            Self::Mcp => "`call: mcp`",
+            Self::A2a => "`call: a2a`",
+            Self::FunctionUrl => "a function by URL",
+            Self::FunctionCatalog => "a function of another catalog",
+            Self::Extension => "`use.extensions`",
+            Self::Secrets => "a secret",
+            Self::Digest => "`digest` authentication",
+            Self::OAuth2 => "`oauth2` authentication",
+            Self::Oidc => "`oidc` authentication",
+            Self::LooseMode => "`evaluate.mode: loose`",
+            Self::SchemaResource => "a schema by `resource`",
+        })
+    }
 }
