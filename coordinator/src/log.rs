@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use millrace_common::{InstanceKey, PartitionId, RecordBody, limits, names, partition_of, wire};
+use millrace_runtime::nats::{PublishError, Publisher};
 
 /// What a log holds at most in one record, below NATS' default `max_payload` of 1 MiB.
 pub const RECORD_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + 128 * 1024;
@@ -84,5 +85,69 @@ impl Log {
         }
         let sequence = self.append.append(names::log_subject(partition, body.kind()), payload).await?;
         Ok(Appended { partition, sequence })
+    }
+}
+
+impl Append for Publisher {
+    fn append(&self, subject: String, payload: Bytes) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let publisher = self.clone();
+        Box::pin(async move {
+            let stored = publisher.publish(subject, None, payload).await;
+            stored.map(|ack| ack.sequence).map_err(AppendError::from)
+        })
+    }
+}
+
+impl From<PublishError> for AppendError {
+    fn from(e: PublishError) -> Self {
+        match e {
+            PublishError::Full(_) => Self::Full,
+            PublishError::Unknown | PublishError::Closed => Self::Unknown(e.to_string()),
+            PublishError::Unavailable(_)
+            | PublishError::Oversize(_)
+            | PublishError::WrongLastSequence(_)
+            | PublishError::Other { .. } => Self::Unavailable(e.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Remembers(Mutex<Vec<String>>);
+
+    impl Append for Remembers {
+        fn append(&self, subject: String, _payload: Bytes) -> BoxFuture<'static, Result<u64, AppendError>> {
+            self.0.lock().unwrap().push(subject);
+            Box::pin(std::future::ready(Ok(7)))
+        }
+    }
+
+    #[tokio::test]
+    async fn records_go_to_the_partition_of_their_instance() {
+        let append = Arc::new(Remembers::default());
+        let log = Log::new(16, append.clone());
+        let key: InstanceKey = "default/order-1".parse().unwrap();
+        let body = RecordBody::Continue { number: 1 };
+        let appended = log.append(&key, &body).await.unwrap();
+        assert_eq!(appended, Appended { partition: partition_of(&key, 16), sequence: 7 });
+        assert_eq!(*append.0.lock().unwrap(), [format!("mr.log.{}.continue", appended.partition)]);
+    }
+
+    #[tokio::test]
+    async fn oversize_records_are_not_sent() {
+        let append = Arc::new(Remembers::default());
+        let body = RecordBody::Control {
+            action: millrace_common::ControlKind::Cancel,
+            reason: Some("x".repeat(RECORD_BYTES_MAX)),
+            reply: None,
+        };
+        let error = Log::new(1, append.clone()).append(&"default/a".parse().unwrap(), &body).await.unwrap_err();
+        assert!(matches!(error, AppendError::Oversize { .. }));
+        assert!(append.0.lock().unwrap().is_empty());
     }
 }

@@ -111,7 +111,13 @@ pub(crate) struct Memory {
 
 impl Shared {
     async fn connect_nats(&self, name: &str) -> Result<Nats, Stop> {
-        millrace_runtime::nats::connect(&self.config.nats, name).await.map_err(|e| Stop::Broken(e.to_string()))
+        let nats = millrace_runtime::nats::connect(&self.config.nats, name).await;
+        let nats = nats.map_err(|e| Stop::Broken(e.to_string()))?;
+        match tokio::time::timeout(Duration::from_secs(5), nats.ready()).await {
+            Ok(Ok(())) => Ok(nats),
+            Ok(Err(fault)) => Err(Stop::Broken(fault.to_string())),
+            Err(_) => Err(Stop::Broken("nats does not answer".into())),
+        }
     }
 
     async fn connect_redis(&self) -> Result<redis::aio::MultiplexedConnection, Stop> {

@@ -81,7 +81,8 @@ impl Reader {
 
     /// The next entry if it is already here.
     pub(crate) fn ready(&mut self) -> Option<Result<Entry, Error>> {
-        self.next().now_or_never()
+        // Without tokio's cooperative budget, which would end a batch at 128 entries.
+        tokio::task::unconstrained(self.next()).now_or_never()
     }
 
     fn accept(&mut self, message: &async_nats::jetstream::Message) -> Result<Entry, Error> {
