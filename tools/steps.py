@@ -36,6 +36,7 @@ class Steps:
         self.outcomes = []  # (name, fault or None, seconds)
         self.passed = self.failed = self.skipped = 0
         self.failed_tests = []
+        self.session = None  # of the step that ran last: each has one of its own, and all it starts are in it
 
     def run(self, name, command, limit_seconds=3600, counts_tests=False):
         """Runs one step; returns whether it passed."""
@@ -56,7 +57,7 @@ class Steps:
         toolchain = self.run("toolchain", ["tools/toolchain", "--lint"], limit_seconds=60)
         self.run("words", ["tools/check-words"], limit_seconds=60)
         if toolchain:
-            self.run("format", ["cargo", "fmt", "--all", "--check"], limit_seconds=300)
+            self.run("format", ["cargo", "fmt", "--all", "--check", "--", "--files-with-diff"], limit_seconds=300)
             self.run("arrows", ["tools/check-arrows"], limit_seconds=600)
             self.run("clippy", ["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
         return toolchain
@@ -101,6 +102,7 @@ class Steps:
                                        stderr=subprocess.STDOUT, start_new_session=True)
         except OSError as error:
             return f"{command[0]}: {error.strerror}"
+        self.session = process.pid
         ended_by_itself = False
         try:
             for line in lines_of(process, time.monotonic() + limit_seconds):
