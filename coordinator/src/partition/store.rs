@@ -63,6 +63,9 @@ pub(crate) struct Store {
     fence_key: String,
     position_key: String,
     fence: Fence,
+    /// Texts of fence and position as they were when WATCH was last armed. `None`: not the owner (any more), so nothing
+    /// may be committed. Without this a second commit after an abort would pass: the abort re-armed the WATCH.
+    armed: Option<(String, String)>,
 }
 
 impl Store {
@@ -76,6 +79,7 @@ impl Store {
             fence_key: names::fence_key(p),
             position_key: names::position_key(p),
             fence,
+            armed: None,
         })
     }
 
@@ -118,22 +122,24 @@ impl Store {
         self.arm(&mut pipe);
         let replies: Vec<Value> = pipe.query_async(&mut self.connection).await?;
         let now = self.held(&replies[exec + 2..])?;
-        let mine = now.fence.as_ref() == Some(&fence);
+        let mine = !matches!(replies[exec], Value::Nil) && now.fence.as_ref() == Some(&fence);
+        self.armed = now.fence_text.zip(now.position.as_ref().map(encode)).filter(|_| mine);
         self.fence = fence;
-        Ok(!matches!(replies[exec], Value::Nil) && mine)
+        Ok(mine)
     }
 
     /// One commit: everything in `batch`, the position, and the fence with its beat moved. `release` leaves the fence
-    /// free for the next owner.
+    /// free for the next owner. After any outcome but applied and refused this store commits nothing more.
     pub(crate) async fn commit(&mut self, batch: &Batch, position: &Position, release: bool) -> Outcome {
+        let Some(before) = self.armed.take() else { return Outcome::Lost };
         let fence = Fence { released: release, ..self.fence.next() };
-        let (fence_text, position_text) = (encode(&fence), encode(position));
+        let after = (encode(&fence), encode(position));
         let mut pipe = Pipeline::new();
         pipe.ignore_errors();
         pipe.cmd("MULTI");
         batch.commands(self.partition, &mut pipe);
-        pipe.cmd("SET").arg(&self.position_key).arg(&position_text);
-        pipe.cmd("SET").arg(&self.fence_key).arg(&fence_text);
+        pipe.cmd("SET").arg(&self.position_key).arg(&after.1);
+        pipe.cmd("SET").arg(&self.fence_key).arg(&after.0);
         pipe.cmd("EXEC");
         let exec = pipe.len() - 1;
         self.arm(&mut pipe);
@@ -141,9 +147,14 @@ impl Store {
             Ok(replies) => replies,
             Err(e) => return Outcome::Unknown(e.to_string()),
         };
-        let outcome = judge(&replies, exec, &fence_text, &position_text);
-        if outcome == Outcome::Applied {
-            self.fence = fence;
+        let outcome = judge(&replies, exec, &before, &after);
+        match outcome {
+            Outcome::Applied => {
+                self.fence = fence;
+                self.armed = Some(after);
+            }
+            Outcome::Refused(_) => self.armed = Some(before),
+            Outcome::Lost | Outcome::Unknown(_) | Outcome::Torn(_) => {}
         }
         outcome
     }
@@ -186,20 +197,22 @@ impl std::fmt::Debug for Store {
 }
 
 /// Looks at every reply: an error inside EXEC does not roll the others back, and a nil EXEC decodes to success when it
-/// is not looked at.
-fn judge(replies: &[Value], exec: usize, fence_text: &str, position_text: &str) -> Outcome {
-    match replies.get(exec) {
-        Some(Value::Nil) => return Outcome::Lost,
-        Some(Value::Array(results)) => {
-            if let Some(Value::ServerError(e)) = results.iter().find(|r| matches!(r, Value::ServerError(_))) {
-                return Outcome::Torn(e.to_string());
-            }
-        }
-        Some(Value::ServerError(e)) => return Outcome::Refused(refusal(replies, &e.to_string())),
-        other => return Outcome::Unknown(format!("EXEC answered {other:?}")),
-    }
+/// is not looked at. `before` and `after` are what fence and position must be, re-armed, when nothing or everything was
+/// written: anything else means that somebody slipped in between EXEC and WATCH.
+fn judge(replies: &[Value], exec: usize, before: &(String, String), after: &(String, String)) -> Outcome {
     let same = |at: usize, expected: &str| matches!(replies.get(at), Some(Value::BulkString(b)) if b == expected.as_bytes());
-    if same(exec + 2, fence_text) && same(exec + 3, position_text) { Outcome::Applied } else { Outcome::Lost }
+    let holds = |texts: &(String, String)| same(exec + 2, &texts.0) && same(exec + 3, &texts.1);
+    match replies.get(exec) {
+        Some(Value::Nil) => Outcome::Lost,
+        Some(Value::Array(results)) => match results.iter().find(|r| matches!(r, Value::ServerError(_))) {
+            Some(error) => Outcome::Torn(format!("{error:?}")),
+            None if holds(after) => Outcome::Applied,
+            None => Outcome::Lost,
+        },
+        Some(Value::ServerError(e)) if holds(before) => Outcome::Refused(refusal(replies, &e.to_string())),
+        Some(Value::ServerError(_)) => Outcome::Lost,
+        other => Outcome::Unknown(format!("EXEC answered {other:?}")),
+    }
 }
 
 /// The command that was refused when it was queued says more than EXEC's own "aborted because of previous errors".
@@ -246,32 +259,174 @@ mod tests {
         redis::parse_redis_value(&std::mem::take(&mut wire)).unwrap()
     }
 
+    fn texts(fence: &str) -> (String, String) {
+        (fence.into(), "p".into())
+    }
+
+    fn judged(exec: Value, fence_now: &str) -> Outcome {
+        let replies = [Value::Okay, exec, Value::Okay, bulk(fence_now), bulk("p")];
+        judge(&replies, 1, &texts("before"), &texts("after"))
+    }
+
     #[test]
     fn nil_is_lost_and_never_success() {
-        assert_eq!(judge(&[Value::Okay, Value::Nil, Value::Okay, bulk("f"), bulk("p")], 1, "f", "p"), Outcome::Lost);
+        assert_eq!(judged(Value::Nil, "before"), Outcome::Lost);
+        assert_eq!(judged(Value::Nil, "after"), Outcome::Lost);
     }
 
     #[test]
     fn applied_needs_the_exact_fence_and_position_after_the_rearming() {
-        let done = Value::Array(vec![Value::Okay, Value::Int(1)]);
-        let all = |f: &str| vec![Value::Okay, done.clone(), Value::Okay, bulk(f), bulk("p")];
-        assert_eq!(judge(&all("f"), 1, "f", "p"), Outcome::Applied);
-        assert_eq!(judge(&all("other"), 1, "f", "p"), Outcome::Lost);
+        let done = || Value::Array(vec![Value::Okay, Value::Int(1)]);
+        assert_eq!(judged(done(), "after"), Outcome::Applied);
+        assert_eq!(judged(done(), "other"), Outcome::Lost);
     }
 
     #[test]
     fn an_error_inside_exec_is_torn() {
         let done = Value::Array(vec![Value::Okay, error("WRONGTYPE Operation against a key")]);
-        assert!(matches!(judge(&[Value::Okay, done, Value::Okay, bulk("f"), bulk("p")], 1, "f", "p"), Outcome::Torn(_)));
+        assert!(matches!(judged(done, "after"), Outcome::Torn(_)));
     }
 
     #[test]
-    fn a_refused_transaction_names_the_first_refusal() {
-        let replies =
-            [Value::Okay, error("OOM command not allowed"), error("EXECABORT Transaction discarded"), Value::Okay, bulk("f"), bulk("p")];
-        match judge(&replies, 2, "f", "p") {
+    fn a_refused_transaction_names_the_first_refusal_and_needs_the_old_fence() {
+        let replies = |fence: &str| {
+            [Value::Okay, error("OOM command not allowed"), error("EXECABORT Transaction discarded"), Value::Okay, bulk(fence), bulk("p")]
+        };
+        match judge(&replies("before"), 2, &texts("before"), &texts("after")) {
             Outcome::Refused(text) => assert!(text.contains("OOM"), "{text}"),
             other => panic!("{other:?}"),
         }
+        assert_eq!(judge(&replies("other"), 2, &texts("before"), &texts("after")), Outcome::Lost);
+    }
+
+    /// A real server for the races that no table can show.
+    struct Redis {
+        url: String,
+        _process: tokio::process::Child,
+    }
+
+    impl Redis {
+        async fn start() -> Self {
+            let program = std::env::var("MILLRACE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let process = tokio::process::Command::new(program)
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .stdout(std::process::Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .expect("redis-server is brought by tools/servers");
+            let redis = Self { url: format!("redis://127.0.0.1:{port}/"), _process: process };
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+            while redis.try_connect().await.is_none() {
+                assert!(tokio::time::Instant::now() < deadline, "redis does not answer");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            redis
+        }
+
+        async fn try_connect(&self) -> Option<MultiplexedConnection> {
+            let client = redis::Client::open(self.url.as_str()).ok()?;
+            client.get_multiplexed_async_connection().await.ok()
+        }
+
+        async fn connect(&self) -> MultiplexedConnection {
+            self.try_connect().await.expect("redis answers")
+        }
+
+        async fn owner(&self, nonce: &str, counter: u64) -> (Store, Position) {
+            let fence = Fence { counter, nonce: nonce.into(), beat: 0, owner: nonce.into(), released: false };
+            let mut store = Store::new(PartitionId(0), self.connect().await, fence.clone()).await.unwrap();
+            // An owner that commits meanwhile makes an acquisition fail; a contender tries again.
+            for _ in 0..1000 {
+                let held = store.watch().await.unwrap();
+                let start = Position::start("i");
+                let position = held.position.clone().unwrap_or(start.clone());
+                let first = held.position.is_none().then_some(&start);
+                if store.acquire(fence.clone(), first).await.unwrap() {
+                    return (store, position);
+                }
+            }
+            panic!("never acquired");
+        }
+    }
+
+    fn at(position: &Position, sequence: u64) -> Position {
+        Position { sequence, ..position.clone() }
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_owner_can_commit() {
+        let redis = Redis::start().await;
+        let (mut old, start) = redis.owner("old", 1).await;
+        assert_eq!(old.commit(&Batch::default(), &at(&start, 1), false).await, Outcome::Applied);
+        let (mut new, position) = redis.owner("new", 2).await;
+        assert_eq!(position.sequence, 1);
+        assert_eq!(old.commit(&Batch::default(), &at(&start, 2), false).await, Outcome::Lost);
+        assert_eq!(old.commit(&Batch::default(), &at(&start, 2), false).await, Outcome::Lost, "it stays lost");
+        assert_eq!(new.commit(&Batch::default(), &at(&position, 5), false).await, Outcome::Applied);
+        assert_eq!(new.watch().await.unwrap().position.unwrap().sequence, 5);
+    }
+
+    #[tokio::test]
+    async fn two_contenders_cannot_both_acquire() {
+        let redis = Redis::start().await;
+        let fence = |n: &str| Fence { counter: 1, nonce: n.into(), beat: 0, owner: n.into(), released: false };
+        let mut a = Store::new(PartitionId(0), redis.connect().await, fence("a")).await.unwrap();
+        let mut b = Store::new(PartitionId(0), redis.connect().await, fence("b")).await.unwrap();
+        a.watch().await.unwrap();
+        b.watch().await.unwrap();
+        let start = Position::start("i");
+        assert!(a.acquire(fence("a"), Some(&start)).await.unwrap());
+        assert!(!b.acquire(fence("b"), Some(&start)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn no_write_of_the_old_owner_lands_after_the_fence_moved() {
+        let redis = Redis::start().await;
+        let mut aborted = 0;
+        for round in 0..200u64 {
+            let (mut old, position) = redis.owner(&format!("old{round}"), round * 2 + 1).await;
+            let taker = async {
+                for _ in 0..round % 20 {
+                    tokio::task::yield_now().await;
+                }
+                let (mut new, position) = redis.owner(&format!("new{round}"), round * 2 + 2).await;
+                let before = new.watch().await.unwrap().position.unwrap();
+                assert_eq!(before.sequence, position.sequence, "round {round}");
+                before.sequence
+            };
+            let committer = async {
+                for n in 1..=50 {
+                    if old.commit(&Batch::default(), &at(&position, round * 100 + n), false).await != Outcome::Applied {
+                        return true;
+                    }
+                }
+                false
+            };
+            let (taken_at, lost) = tokio::join!(taker, committer);
+            aborted += u32::from(lost);
+            let (_, after) = redis.owner(&format!("check{round}"), round * 2 + 3).await;
+            assert_eq!(after.sequence, taken_at, "round {round}: a write landed after the fence moved");
+        }
+        assert!(aborted > 0, "no round raced");
+    }
+
+    #[tokio::test]
+    async fn a_refused_commit_applies_nothing_and_the_same_batch_works_later() {
+        let redis = Redis::start().await;
+        let (mut store, start) = redis.owner("o", 1).await;
+        let mut admin = redis.connect().await;
+        let mut limit = async |bytes: &str| {
+            let mut cmd = redis::cmd("CONFIG");
+            cmd.arg("SET").arg("maxmemory").arg(bytes);
+            cmd.query_async::<()>(&mut admin).await.unwrap();
+        };
+        limit("1").await;
+        let mut batch = Batch::default();
+        batch.dead(1, bytes::Bytes::from_static(b"x"));
+        let refused = store.commit(&batch, &at(&start, 1), false).await;
+        assert!(matches!(&refused, Outcome::Refused(why) if why.contains("OOM")), "{refused:?}");
+        limit("0").await;
+        assert_eq!(store.commit(&batch, &at(&start, 1), false).await, Outcome::Applied);
     }
 }
