@@ -6,6 +6,7 @@
 //! - `janitor` removes what has expired and trims logs behind durable positions.
 //! - [`board`] is where the parts show their health to each other.
 
+pub mod api;
 pub mod board;
 pub mod fleet;
 pub mod log;

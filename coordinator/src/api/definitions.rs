@@ -96,7 +96,7 @@ async fn stored(api: &ApiState, definition: &DefinitionRef) -> ApiResult<StoredD
 fn view(definition: &DefinitionRef, stored: &StoredDefinition) -> Value {
     json!({
         "namespace": definition.namespace, "name": definition.name, "version": definition.version,
-        "createdAt": millrace_engine::rfc3339(stored.created_ms), "source": stored.source,
+        "createdAt": time::rfc3339(stored.created_ms), "source": stored.source,
     })
 }
 

@@ -3,10 +3,10 @@
 
 mod auth;
 mod body;
+mod control;
 mod definitions;
 mod endings;
 mod instances;
-mod control;
 mod observe;
 mod openapi;
 mod params;
@@ -19,14 +19,13 @@ mod status;
 mod time;
 mod workers;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
+use millrace_runtime::Shutdown;
 use millrace_runtime::metrics::Metrics;
 use millrace_runtime::nats::Nats;
-use millrace_runtime::Shutdown;
 
 use crate::board::Board;
 use crate::fleet::Roster;
@@ -185,21 +184,4 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(observe::no_such_method)
         .layer(axum::middleware::from_fn_with_state(state.clone(), observe::measure))
         .with_state(state)
-}
-
-/// Serves the API on a bound listener until told to stop, then lets running requests end.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: tokio::net::TcpListener, state: ApiState, shutdown: Shutdown) -> std::io::Result<()> {
-    let told = async move { shutdown.triggered().await };
-    axum::serve(listener, router(state)).with_graceful_shutdown(told).await
-}
-
-/// Binds the address of the API.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub async fn bind(listen: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(listen).await
 }

@@ -107,7 +107,10 @@ impl Code {
 
 /// An error on its way to the client.
 #[derive(Clone, Debug)]
-pub struct ApiError {
+pub struct ApiError(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
     code: Code,
     detail: String,
     hint: Option<String>,
@@ -121,43 +124,43 @@ pub(super) type ApiResult<T = Response> = Result<T, ApiError>;
 impl ApiError {
     /// With what happened this time.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), hint: None, more: Map::new(), retry_after_s: None }
+        Self(Box::new(Inner { code, detail: detail.into(), hint: None, more: Map::new(), retry_after_s: None }))
     }
 
     /// With advice.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     /// With another member.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(name.into(), value.into());
+        self.0.more.insert(name.into(), value.into());
         self
     }
 
     /// Asks the client to come again after so many seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
+        self.0.retry_after_s = Some(seconds);
         self
     }
 
     /// Its code.
     pub fn code(&self) -> Code {
-        self.code
+        self.0.code
     }
 
     fn body(&self) -> Value {
-        let (status, name, title) = self.code.row();
+        let (status, name, title) = self.0.code.row();
         let mut body = json!({
-            "type": format!("urn:millrace:problem:{name}"), "title": title, "status": status, "detail": self.detail, "code": name,
+            "type": format!("urn:millrace:problem:{name}"), "title": title, "status": status, "detail": self.0.detail, "code": name,
         });
         if let Value::Object(members) = &mut body {
-            members.extend(self.hint.clone().map(|hint| ("hint".to_owned(), hint.into())));
-            members.extend(self.more.clone());
+            members.extend(self.0.hint.clone().map(|hint| ("hint".to_owned(), hint.into())));
+            members.extend(self.0.more.clone());
         }
         body
     }
@@ -165,14 +168,14 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.row().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.code.row().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, self.body().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after_s {
+        if let Some(seconds) = self.0.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if self.code == Code::Unauthorized {
+        if self.0.code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use millrace_common::{DefinitionRef, limits};
+use millrace_common::DefinitionRef;
 use millrace_dsl::model::Document;
-use millrace_dsl::{Diagnostic, Severity, Span, value};
+use millrace_dsl::{Diagnostic, Parsed, Severity, value};
 
 /// A text that may be deployed.
 #[derive(Clone, Debug)]
@@ -17,28 +17,43 @@ pub(super) struct Accepted {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Parses and checks a text.
+/// Parses and checks a text; refuses what this build cannot run.
 pub(super) fn accept(text: &str) -> Result<Accepted, Vec<Diagnostic>> {
-    if text.len() > limits::DEFINITION_BYTES_MAX {
-        let message = format!("the definition has {} bytes, more than {}", text.len(), limits::DEFINITION_BYTES_MAX);
-        return Err(vec![Diagnostic::error("", Span { line: 1, column: 1 }, message)]);
+    let Parsed { document, mut warnings } = millrace_dsl::parse(text)?;
+    warnings.extend(millrace_dsl::unsupported(&document));
+    if warnings.iter().any(|d| d.severity == Severity::Error) {
+        return Err(warnings);
     }
-    let document = millrace_dsl::parse(text)?;
-    let (errors, warnings): (Vec<_>, Vec<_>) =
-        millrace_dsl::unsupported(&document).into_iter().partition(|d| d.severity == Severity::Error);
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    let reference = DefinitionRef {
-        namespace: document.namespace.clone(),
-        name: document.name.clone(),
-        version: document.version.clone(),
-    };
-    Ok(Accepted { document: Arc::new(document), reference, warnings })
+    let Document { namespace, name, version, .. } = &*document;
+    let reference = DefinitionRef { namespace: namespace.clone(), name: name.clone(), version: version.clone() };
+    Ok(Accepted { document, reference, warnings })
 }
 
-/// True when two texts are the same document: equal as JSON, whatever their order of keys, layout and comments.
+/// True when a text is the same document: equal as JSON, whatever its order of keys, layout and comments.
 pub(super) fn same(document: &Document, other: &str) -> bool {
     millrace_dsl::parse(other)
-        .is_ok_and(|other| value::to_serde(&document.source) == value::to_serde(&other.source))
+        .is_ok_and(|other| value::to_serde(&document.source) == value::to_serde(&other.document.source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &str = "document: {dsl: 1.0.3, namespace: default, name: hello, version: 1.0.0}\ndo:\n  - a: {set: {x: 1, y: 2}}\n";
+
+    #[test]
+    fn layout_comments_and_order_of_keys_do_not_matter() {
+        let hello = accept(HELLO).unwrap();
+        assert_eq!(hello.reference.to_string(), "default/hello@1.0.0");
+        let other = "# the same\ndo: [{a: {set: {y: 2, x: 1}}}]\ndocument:\n  name: hello\n  namespace: default\n  version: 1.0.0\n  dsl: 1.0.3\n";
+        assert!(same(&hello.document, other));
+        assert!(!same(&hello.document, &HELLO.replace("x: 1", "x: 2")));
+    }
+
+    #[test]
+    fn what_cannot_run_yet_is_refused() {
+        let text = HELLO.replace("{set: {x: 1, y: 2}}", "{emit: {event: {with: {source: https://a.b, type: c}}}}");
+        let faults = accept(&text).unwrap_err();
+        assert!(faults.iter().any(|d| d.message.contains("not supported yet")), "{faults:?}");
+    }
 }
