@@ -44,7 +44,9 @@ pub struct Fleet {
 
 impl std::fmt::Debug for Fleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fleet").field("coordinator", &self.coordinator).finish_non_exhaustive()
+        f.debug_struct("Fleet")
+            .field("coordinator", &self.coordinator)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,7 +61,15 @@ impl Fleet {
         ensure_queue: EnsureQueue,
     ) -> Self {
         let roster = Roster::new(store.clone());
-        Self { coordinator, partitions, nats, store, registry, roster, ensure_queue }
+        Self {
+            coordinator,
+            partitions,
+            nats,
+            store,
+            registry,
+            roster,
+            ensure_queue,
+        }
     }
 
     /// Answers workers until told to stop.
@@ -86,14 +96,22 @@ impl Fleet {
     }
 
     async fn subscribe(&self, subject: &'static str) -> anyhow::Result<Subscriber> {
-        self.nats.queue_subscribe(subject, GROUP.into()).await.with_context(|| format!("cannot listen on {subject}"))
+        self.nats
+            .queue_subscribe(subject, GROUP.into())
+            .await
+            .with_context(|| format!("cannot listen on {subject}"))
     }
 
     async fn register(&self, message: Message) {
-        let Some(register) = decode::<Register>(&message) else { return };
+        let Some(register) = decode::<Register>(&message) else {
+            return;
+        };
         match self.admit(&register).await {
             Ok(refused) => {
-                let reply = Registered { coordinator: self.coordinator.clone(), refused };
+                let reply = Registered {
+                    coordinator: self.coordinator.clone(),
+                    refused,
+                };
                 self.reply(&message, &reply).await;
             }
             // No answer: the worker asks again.
@@ -107,7 +125,11 @@ impl Fleet {
             return Ok(Some(reason));
         }
         let functions = roster::functions(register);
-        if let Some(reason) = self.roster.rival(register, &functions, &self.registry.functions).await? {
+        if let Some(reason) = self
+            .roster
+            .rival(register, &functions, &self.registry.functions)
+            .await?
+        {
             return Ok(Some(reason));
         }
         for queue in roster::queues(register) {
@@ -118,7 +140,11 @@ impl Fleet {
         if changed {
             self.registry.hint().await;
         }
-        tracing::info!(worker.id = register.worker, slots = register.slots, "worker registered");
+        tracing::info!(
+            worker.id = register.worker,
+            slots = register.slots,
+            "worker registered"
+        );
         Ok(None)
     }
 
@@ -129,7 +155,9 @@ impl Fleet {
     }
 
     async fn answer(&self, message: Message) {
-        let Some(request) = decode::<AskRequest>(&message) else { return };
+        let Some(request) = decode::<AskRequest>(&message) else {
+            return;
+        };
         match ask::answer(&self.store, &self.registry.definitions, self.partitions, &request).await {
             Ok(reply) => self.reply(&message, &reply).await,
             // No answer: the worker asks again, or runs the step, which is allowed.
@@ -159,12 +187,21 @@ fn decode<T: DeserializeOwned>(message: &Message) -> Option<T> {
 /// Ids and queues become tokens of subjects.
 fn unfit(register: &Register) -> Option<String> {
     let token = |text: &str| {
-        !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_~:".contains(&b))
+        !text.is_empty()
+            && text.len() <= 128
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_~:".contains(&b))
     };
     if !token(&register.worker) {
-        return Some(format!("invalid worker id `{}`: use 1 to 128 of A-Z, a-z, 0-9, `-`, `_`, `~` and `:`", register.worker));
+        return Some(format!(
+            "invalid worker id `{}`: use 1 to 128 of A-Z, a-z, 0-9, `-`, `_`, `~` and `:`",
+            register.worker
+        ));
     }
-    let bad = roster::queues(register).into_iter().find(|queue| !millrace_common::is_label(queue))?;
+    let bad = roster::queues(register)
+        .into_iter()
+        .find(|queue| !millrace_common::is_label(queue))?;
     Some(format!("invalid queue `{bad}`: use 1 to 63 of a-z, 0-9 and -"))
 }
 

@@ -58,7 +58,9 @@ pub struct Log {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("partitions", &self.partitions).finish_non_exhaustive()
+        f.debug_struct("Log")
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
     }
 }
 
@@ -81,9 +83,15 @@ impl Log {
         let partition = self.partition_of(to);
         let payload = wire::encode_record(Some(to), body);
         if payload.len() > RECORD_BYTES_MAX {
-            return Err(AppendError::Oversize { bytes: payload.len(), max: RECORD_BYTES_MAX });
+            return Err(AppendError::Oversize {
+                bytes: payload.len(),
+                max: RECORD_BYTES_MAX,
+            });
         }
-        let sequence = self.append.append(names::log_subject(partition, body.kind()), payload).await?;
+        let sequence = self
+            .append
+            .append(names::log_subject(partition, body.kind()), payload)
+            .await?;
         Ok(Appended { partition, sequence })
     }
 }
@@ -134,8 +142,17 @@ mod tests {
         let key: InstanceKey = "default/order-1".parse().unwrap();
         let body = RecordBody::Continue { number: 1 };
         let appended = log.append(&key, &body).await.unwrap();
-        assert_eq!(appended, Appended { partition: partition_of(&key, 16), sequence: 7 });
-        assert_eq!(*append.0.lock().unwrap(), [format!("mr.log.{}.continue", appended.partition)]);
+        assert_eq!(
+            appended,
+            Appended {
+                partition: partition_of(&key, 16),
+                sequence: 7
+            }
+        );
+        assert_eq!(
+            *append.0.lock().unwrap(),
+            [format!("mr.log.{}.continue", appended.partition)]
+        );
     }
 
     #[tokio::test]
@@ -146,7 +163,10 @@ mod tests {
             reason: Some("x".repeat(RECORD_BYTES_MAX)),
             reply: None,
         };
-        let error = Log::new(1, append.clone()).append(&"default/a".parse().unwrap(), &body).await.unwrap_err();
+        let error = Log::new(1, append.clone())
+            .append(&"default/a".parse().unwrap(), &body)
+            .await
+            .unwrap_err();
         assert!(matches!(error, AppendError::Oversize { .. }));
         assert!(append.0.lock().unwrap().is_empty());
     }

@@ -12,7 +12,7 @@ use millrace_engine::{InstanceView, LoadError};
 
 use crate::registry::{Store, StoreError};
 
-pub use history::{HistoryPage, HISTORY_LIMIT_MAX};
+pub use history::{HISTORY_LIMIT_MAX, HistoryPage};
 pub use list::{Cursor, Filter, InstancePage, LIST_LIMIT_MAX};
 
 /// Why a read gave nothing.
@@ -64,7 +64,9 @@ impl Queries {
         if fields.is_empty() {
             return Ok(None);
         }
-        InstanceView::full(key, fields).map(Some).map_err(|e| QueryError::Instance(key.clone(), e))
+        InstanceView::full(key, fields)
+            .map(Some)
+            .map_err(|e| QueryError::Instance(key.clone(), e))
     }
 
     /// Status, times and labels of one instance: what polling needs.
@@ -81,8 +83,15 @@ impl Queries {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn namespaces_of(&self, id: &str, candidates: &[String]) -> Result<Vec<InstanceKey>, QueryError> {
-        let keys: Vec<_> = candidates.iter().filter_map(|ns| InstanceKey::new(ns, id).ok()).collect();
+    pub async fn namespaces_of(
+        &self,
+        id: &str,
+        candidates: &[String],
+    ) -> Result<Vec<InstanceKey>, QueryError> {
+        let keys: Vec<_> = candidates
+            .iter()
+            .filter_map(|ns| InstanceKey::new(ns, id).ok())
+            .collect();
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -91,7 +100,11 @@ impl Queries {
             reads.exists(self.instance_key(key));
         }
         let found: Vec<bool> = self.store.pipe(&reads).await?;
-        Ok(keys.into_iter().zip(found).filter_map(|(key, found)| found.then_some(key)).collect())
+        Ok(keys
+            .into_iter()
+            .zip(found)
+            .filter_map(|(key, found)| found.then_some(key))
+            .collect())
     }
 
     /// How many instances there are.
@@ -105,7 +118,10 @@ impl Queries {
         }
         let counts: Vec<u64> = self.store.pipe(&reads).await?;
         let sum = |offset: usize| counts.iter().skip(offset).step_by(2).sum();
-        Ok(Counts { total: sum(0), open: sum(1) })
+        Ok(Counts {
+            total: sum(0),
+            open: sum(1),
+        })
     }
 
     fn instance_key(&self, key: &InstanceKey) -> String {
@@ -116,6 +132,10 @@ impl Queries {
 type SummaryFields = [Option<Vec<u8>>; SUMMARY_FIELDS.len()];
 
 fn summary(key: &InstanceKey, fields: &SummaryFields) -> Result<Option<InstanceView>, QueryError> {
-    let [Some(identity), Some(header)] = fields else { return Ok(None) };
-    InstanceView::summary(key, identity, header).map(Some).map_err(|e| QueryError::Instance(key.clone(), e))
+    let [Some(identity), Some(header)] = fields else {
+        return Ok(None);
+    };
+    InstanceView::summary(key, identity, header)
+        .map(Some)
+        .map_err(|e| QueryError::Instance(key.clone(), e))
 }

@@ -22,7 +22,11 @@ pub struct ListenError(SocketAddr);
 ///
 /// # Errors
 /// [`ListenError`].
-pub fn check_listen(listen: SocketAddr, token: Option<&str>, allow_unauthenticated: bool) -> Result<(), ListenError> {
+pub fn check_listen(
+    listen: SocketAddr,
+    token: Option<&str>,
+    allow_unauthenticated: bool,
+) -> Result<(), ListenError> {
     match listen.ip().is_loopback() || token.is_some() || allow_unauthenticated {
         true => Ok(()),
         false => Err(ListenError(listen)),
@@ -31,8 +35,13 @@ pub fn check_listen(listen: SocketAddr, token: Option<&str>, allow_unauthenticat
 
 /// Middleware: asks for the token where one is set.
 pub(super) async fn check(State(api): State<ApiState>, request: Request, next: Next) -> Response {
-    let Some(token) = api.token.as_deref() else { return next.run(request).await };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
+    let Some(token) = api.token.as_deref() else {
+        return next.run(request).await;
+    };
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
     match given {
         Some(given) if same(given.trim().as_bytes(), token.as_bytes()) => next.run(request).await,
         Some(_) => ApiError::new(Code::Unauthorized, "the token is wrong").into_response(),
@@ -56,7 +65,12 @@ mod tests {
         let open: SocketAddr = "0.0.0.0:7400".parse().unwrap();
         assert!(check_listen("127.0.0.1:7400".parse().unwrap(), None, false).is_ok());
         assert!(check_listen("[::1]:7400".parse().unwrap(), None, false).is_ok());
-        assert!(check_listen(open, None, false).unwrap_err().to_string().contains("0.0.0.0:7400"));
+        assert!(
+            check_listen(open, None, false)
+                .unwrap_err()
+                .to_string()
+                .contains("0.0.0.0:7400")
+        );
         assert!(check_listen(open, Some("t"), false).is_ok());
         assert!(check_listen(open, None, true).is_ok());
     }

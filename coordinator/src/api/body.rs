@@ -10,7 +10,9 @@ use super::problem::{ApiError, ApiResult, Code};
 
 /// Reads a whole body.
 pub(super) async fn read(what: &str, headers: &HeaderMap, body: Body, max: usize) -> ApiResult<Bytes> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if let Some(bytes) = announced.filter(|bytes| *bytes > max) {
         return Err(too_large(what, Some(bytes), max));
     }
@@ -39,10 +41,14 @@ pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
     let depth = depth(bytes);
     // The request's own nesting stands around the values that it carries.
     if depth > limits::VALUE_DEPTH_MAX + 2 {
-        let detail = format!("the body is nested {depth} levels deep, at most {} are allowed", limits::VALUE_DEPTH_MAX);
+        let detail = format!(
+            "the body is nested {depth} levels deep, at most {} are allowed",
+            limits::VALUE_DEPTH_MAX
+        );
         return Err(ApiError::new(Code::InvalidRequest, detail));
     }
-    serde_json::from_slice(bytes).map_err(|e| ApiError::new(Code::InvalidRequest, format!("cannot read the body: {e}")))
+    serde_json::from_slice(bytes)
+        .map_err(|e| ApiError::new(Code::InvalidRequest, format!("cannot read the body: {e}")))
 }
 
 /// Nesting of a JSON text, counted without building it: brackets outside of strings.
@@ -84,11 +90,22 @@ mod tests {
 
     #[tokio::test]
     async fn large_bodies_are_refused_with_both_sizes() {
-        let headers: HeaderMap = [(header::CONTENT_LENGTH, "11".parse().unwrap())].into_iter().collect();
-        let announced = read("the input", &headers, Body::from("x".repeat(11)), 10).await.unwrap_err();
+        let headers: HeaderMap = [(header::CONTENT_LENGTH, "11".parse().unwrap())]
+            .into_iter()
+            .collect();
+        let announced = read("the input", &headers, Body::from("x".repeat(11)), 10)
+            .await
+            .unwrap_err();
         assert_eq!(announced.code(), Code::TooLarge);
-        let streamed = read("the input", &HeaderMap::new(), Body::from("x".repeat(11)), 10).await.unwrap_err();
+        let streamed = read("the input", &HeaderMap::new(), Body::from("x".repeat(11)), 10)
+            .await
+            .unwrap_err();
         assert_eq!(streamed.code(), Code::TooLarge);
-        assert_eq!(read("the input", &HeaderMap::new(), Body::from("x"), 10).await.unwrap(), "x");
+        assert_eq!(
+            read("the input", &HeaderMap::new(), Body::from("x"), 10)
+                .await
+                .unwrap(),
+            "x"
+        );
     }
 }

@@ -46,8 +46,16 @@ pub(super) async fn control(
     let reason = reason(&headers, body).await?;
     let key = instances::locate(&api, id, namespace.as_deref()).await?;
     let done = submit(&api, &key, action, reason).await?;
-    let view = api.queries().instance(&key).await?.ok_or_else(|| instances::not_found(&key))?;
-    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let view = api
+        .queries()
+        .instance(&key)
+        .await?
+        .ok_or_else(|| instances::not_found(&key))?;
+    let status = if done {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
     Ok((status, Json(view)).into_response())
 }
 
@@ -60,7 +68,8 @@ fn action(target: &str) -> ApiResult<(&str, ControlKind)> {
         "resume" => ControlKind::Resume,
         "retry" => ControlKind::Retry,
         _ => {
-            let detail = format!("`{target}` names no action: expected id:cancel, id:suspend, id:resume or id:retry");
+            let detail =
+                format!("`{target}` names no action: expected id:cancel, id:suspend, id:resume or id:retry");
             return Err(ApiError::new(Code::NotFound, detail));
         }
     };
@@ -69,19 +78,33 @@ fn action(target: &str) -> ApiResult<(&str, ControlKind)> {
 
 async fn reason(headers: &HeaderMap, body: Body) -> ApiResult<Option<String>> {
     let bytes = body::read("the request", headers, body, BODY_BYTES_MAX).await?;
-    let request = if bytes.is_empty() { Request::default() } else { body::json(&bytes)? };
+    let request = if bytes.is_empty() {
+        Request::default()
+    } else {
+        body::json(&bytes)?
+    };
     match request.reason {
-        Some(reason) if reason.len() > REASON_BYTES_MAX => {
-            Err(bad(format!("the reason has {} bytes, at most {REASON_BYTES_MAX} are allowed", reason.len())))
-        }
+        Some(reason) if reason.len() > REASON_BYTES_MAX => Err(bad(format!(
+            "the reason has {} bytes, at most {REASON_BYTES_MAX} are allowed",
+            reason.len()
+        ))),
         reason => Ok(reason),
     }
 }
 
 /// Appends the wish; true once it is carried out, false when it is stored and not read yet.
-async fn submit(api: &ApiState, key: &InstanceKey, action: ControlKind, reason: Option<String>) -> ApiResult<bool> {
+async fn submit(
+    api: &ApiState,
+    key: &InstanceKey,
+    action: ControlKind,
+    reason: Option<String>,
+) -> ApiResult<bool> {
     let mut expected = api.0.replies.expect();
-    let record = RecordBody::Control { action, reason, reply: Some(expected.subject()) };
+    let record = RecordBody::Control {
+        action,
+        reason,
+        reply: Some(expected.subject()),
+    };
     match api.log.append(key, &record).await {
         Ok(_) | Err(AppendError::Unknown(_)) => {}
         Err(e) => return Err(start::not_appended(e)),
@@ -110,9 +133,10 @@ fn judge(key: &InstanceKey, action: ControlKind, reply: ReplyBody) -> ApiResult<
             let detail = format!("cannot {} instance {}: it is {status}", verb(action), key.id());
             Err(ApiError::new(Code::NotAllowedNow, detail).with("status", status))
         }
-        ReplyBody::Started | ReplyBody::Exists | ReplyBody::Conflict => {
-            Err(ApiError::new(Code::Internal, "the owner answered a control with something else"))
-        }
+        ReplyBody::Started | ReplyBody::Exists | ReplyBody::Conflict => Err(ApiError::new(
+            Code::Internal,
+            "the owner answered a control with something else",
+        )),
     }
 }
 

@@ -15,29 +15,53 @@ use super::{ApiState, body, time};
 use crate::registry::{ApplyError, DefinitionInfo, StoredDefinition};
 
 /// Media types that a definition may come in. Both are read by the YAML parser, since JSON is YAML.
-const MEDIA_TYPES: [&str; 5] =
-    ["application/yaml", "application/x-yaml", "text/yaml", "application/json", "text/plain"];
+const MEDIA_TYPES: [&str; 5] = [
+    "application/yaml",
+    "application/x-yaml",
+    "text/yaml",
+    "application/json",
+    "text/plain",
+];
 
 pub(super) async fn apply(State(api): State<ApiState>, headers: HeaderMap, body: Body) -> ApiResult {
     let text = source(&headers, body).await?;
-    let applied = api.registry.definitions.apply(&text, time::now_ms()).await.map_err(refused)?;
+    let applied = api
+        .registry
+        .definitions
+        .apply(&text, time::now_ms())
+        .await
+        .map_err(refused)?;
     if applied.created {
         api.registry.hint().await;
     }
-    let DefinitionRef { namespace, name, version } = &applied.definition;
+    let DefinitionRef {
+        namespace,
+        name,
+        version,
+    } = &applied.definition;
     let location = format!("/api/v1/definitions/{namespace}/{name}/{version}");
     let answer = json!({
         "namespace": namespace, "name": name, "version": version,
         "created": applied.created, "warnings": applied.warnings,
     });
-    let status = if applied.created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if applied.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, [(header::LOCATION, location)], Json(answer)).into_response())
 }
 
-pub(super) async fn validate(State(api): State<ApiState>, headers: HeaderMap, body: Body) -> ApiResult<Json<Value>> {
+pub(super) async fn validate(
+    State(api): State<ApiState>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Json<Value>> {
     let text = source(&headers, body).await?;
     let (definition, warnings) = api.registry.definitions.validate(&text).map_err(invalid)?;
-    Ok(Json(json!({"valid": true, "definition": definition, "warnings": warnings})))
+    Ok(Json(
+        json!({"valid": true, "definition": definition, "warnings": warnings}),
+    ))
 }
 
 pub(super) async fn list(State(api): State<ApiState>, RawQuery(query): RawQuery) -> ApiResult<Json<Value>> {
@@ -54,7 +78,11 @@ pub(super) async fn newest(
     Path((namespace, name)): Path<(String, String)>,
 ) -> ApiResult<Json<Value>> {
     let info = find(&api, &namespace, &name).await?;
-    let newest = DefinitionRef { namespace, name, version: info.version.clone() };
+    let newest = DefinitionRef {
+        namespace,
+        name,
+        version: info.version.clone(),
+    };
     let stored = stored(&api, &newest).await?;
     let mut answer = view(&newest, &stored);
     answer["versions"] = json!(info.versions);
@@ -68,7 +96,11 @@ pub(super) async fn version(
     if version == "latest" {
         return newest(State(api), Path((namespace, name))).await;
     }
-    let definition = DefinitionRef { namespace, name, version };
+    let definition = DefinitionRef {
+        namespace,
+        name,
+        version,
+    };
     let stored = stored(&api, &definition).await?;
     Ok(Json(view(&definition, &stored)))
 }
@@ -80,12 +112,18 @@ pub(super) async fn find(api: &ApiState, namespace: &str, name: &str) -> ApiResu
         return Ok(info);
     }
     api.registry.definitions.refresh().await?;
-    api.registry.definitions.get(namespace, name).ok_or_else(|| not_found(&format!("{namespace}/{name}")))
+    api.registry
+        .definitions
+        .get(namespace, name)
+        .ok_or_else(|| not_found(&format!("{namespace}/{name}")))
 }
 
 pub(super) fn not_found(what: &str) -> ApiError {
-    ApiError::new(Code::DefinitionNotFound, format!("definition {what} does not exist"))
-        .hint("`millrace definition list` shows all; `millrace apply FILE` adds one")
+    ApiError::new(
+        Code::DefinitionNotFound,
+        format!("definition {what} does not exist"),
+    )
+    .hint("`millrace definition list` shows all; `millrace apply FILE` adds one")
 }
 
 async fn stored(api: &ApiState, definition: &DefinitionRef) -> ApiResult<StoredDefinition> {
@@ -101,10 +139,21 @@ fn view(definition: &DefinitionRef, stored: &StoredDefinition) -> Value {
 }
 
 async fn source(headers: &HeaderMap, body: Body) -> ApiResult<String> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/yaml");
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("application/yaml");
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if !MEDIA_TYPES.contains(&essence.as_str()) {
-        let detail = format!("content type `{media_type}` is not one of {}", MEDIA_TYPES.join(", "));
+        let detail = format!(
+            "content type `{media_type}` is not one of {}",
+            MEDIA_TYPES.join(", ")
+        );
         return Err(ApiError::new(Code::UnsupportedMediaType, detail));
     }
     let bytes = body::read("the definition", headers, body, limits::DEFINITION_BYTES_MAX).await?;
@@ -114,10 +163,11 @@ async fn source(headers: &HeaderMap, body: Body) -> ApiResult<String> {
 fn refused(error: ApplyError) -> ApiError {
     match error {
         ApplyError::Invalid(diagnostics) => invalid(diagnostics),
-        ApplyError::Conflict(definition) => {
-            ApiError::new(Code::DefinitionConflict, format!("{definition} exists with other content"))
-                .hint("versions are immutable: raise `document.version`")
-        }
+        ApplyError::Conflict(definition) => ApiError::new(
+            Code::DefinitionConflict,
+            format!("{definition} exists with other content"),
+        )
+        .hint("versions are immutable: raise `document.version`"),
         ApplyError::Unavailable(e) => e.into(),
     }
 }

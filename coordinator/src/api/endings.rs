@@ -40,25 +40,36 @@ impl Endings {
                 () = shutdown.triggered() => return Ok(()),
                 hint = hints.next() => hint,
             };
-            let Some(hint) = hint else { anyhow::bail!("the hints about ended instances ended") };
+            let Some(hint) = hint else {
+                anyhow::bail!("the hints about ended instances ended")
+            };
             self.hint(&hint.payload);
         }
     }
 
     pub(super) fn expect(&self, key: &InstanceKey) -> Ending {
         let mut entries = self.entries();
-        let entry = entries
-            .entry(key.as_str().into())
-            .or_insert_with(|| Entry { hinted: watch::channel(false).0, waiters: 0 });
+        let entry = entries.entry(key.as_str().into()).or_insert_with(|| Entry {
+            hinted: watch::channel(false).0,
+            waiters: 0,
+        });
         entry.waiters += 1;
-        Ending { endings: self.clone(), key: key.clone(), hinted: entry.hinted.subscribe() }
+        Ending {
+            endings: self.clone(),
+            key: key.clone(),
+            hinted: entry.hinted.subscribe(),
+        }
     }
 
     /// Payload: one `namespace/id status` a line.
     fn hint(&self, payload: &[u8]) {
-        let Ok(text) = std::str::from_utf8(payload) else { return };
+        let Ok(text) = std::str::from_utf8(payload) else {
+            return;
+        };
         for line in text.lines() {
-            let Some((key, status)) = line.split_once(' ') else { continue };
+            let Some((key, status)) = line.split_once(' ') else {
+                continue;
+            };
             if !matches!(status, "completed" | "faulted" | "cancelled") {
                 continue;
             }
@@ -104,7 +115,11 @@ mod tests {
         let key: InstanceKey = "default/a".parse().unwrap();
         let (mut one, mut two) = (endings.expect(&key), endings.expect(&key));
         endings.hint(b"default/a running\ndefault/b completed");
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(5), one.hinted()).await.is_err());
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(5), one.hinted())
+                .await
+                .is_err()
+        );
         endings.hint(b"default/a completed");
         one.hinted().await;
         two.hinted().await;

@@ -29,16 +29,25 @@ pub(super) async fn one(
         return Ok(Json(view));
     }
     let found = locate(&api, &id, namespace.as_deref()).await?;
-    api.queries().instance(&found).await?.map(Json).ok_or_else(|| not_found(&found))
+    api.queries()
+        .instance(&found)
+        .await?
+        .map(Json)
+        .ok_or_else(|| not_found(&found))
 }
 
-pub(super) async fn list(State(api): State<ApiState>, RawQuery(query): RawQuery) -> ApiResult<Json<InstancePage>> {
+pub(super) async fn list(
+    State(api): State<ApiState>,
+    RawQuery(query): RawQuery,
+) -> ApiResult<Json<InstancePage>> {
     let mut params = Params::new(query.as_deref());
     let filter = filter(&mut params)?;
     let limit = limit(&mut params, LIST_LIMIT_MAX)?;
     let cursor = match params.one("cursor")? {
         None => None,
-        Some(text) => Some(Cursor::decode(&text).ok_or_else(|| bad("parameter `cursor` is not one that a list gave"))?),
+        Some(text) => {
+            Some(Cursor::decode(&text).ok_or_else(|| bad("parameter `cursor` is not one that a list gave"))?)
+        }
     };
     params.end()?;
     Ok(Json(api.queries().list(&filter, cursor, limit).await?))
@@ -51,7 +60,7 @@ pub(super) async fn history(
 ) -> ApiResult<Json<HistoryPage>> {
     let mut params = Params::new(query.as_deref());
     let namespace = params.one("namespace")?;
-    let after = params.parsed("after", "the number of an entry")?;
+    let after = params.parsed("after", "the number of an entry")?.unwrap_or(0);
     let limit = limit(&mut params, HISTORY_LIMIT_MAX)?;
     params.end()?;
     let first = key(namespace.as_deref().unwrap_or(NAMESPACE), &id)?;
@@ -88,12 +97,21 @@ pub(super) fn key(namespace: &str, id: &str) -> ApiResult<InstanceKey> {
 }
 
 pub(super) fn not_found(key: &InstanceKey) -> ApiError {
-    let detail = format!("instance {} does not exist in namespace {}", key.id(), key.namespace());
-    ApiError::new(Code::InstanceNotFound, detail).hint("ended instances are removed when their retention is over")
+    let detail = format!(
+        "instance {} does not exist in namespace {}",
+        key.id(),
+        key.namespace()
+    );
+    ApiError::new(Code::InstanceNotFound, detail)
+        .hint("ended instances are removed when their retention is over")
 }
 
 /// What is known of an instance whose start is in the log and not read yet.
-pub(super) fn pending(key: &InstanceKey, definition: &millrace_common::DefinitionRef, input: &RawJson) -> Value {
+pub(super) fn pending(
+    key: &InstanceKey,
+    definition: &millrace_common::DefinitionRef,
+    input: &RawJson,
+) -> Value {
     json!({
         "id": key.id(), "namespace": key.namespace(), "definition": definition,
         "status": Status::Pending, "input": input,
@@ -101,7 +119,13 @@ pub(super) fn pending(key: &InstanceKey, definition: &millrace_common::Definitio
 }
 
 fn namespaces(api: &ApiState) -> Vec<String> {
-    let mut all: Vec<_> = api.registry.definitions.list().into_iter().map(|d| d.namespace).collect();
+    let mut all: Vec<_> = api
+        .registry
+        .definitions
+        .list()
+        .into_iter()
+        .map(|d| d.namespace)
+        .collect();
     all.push(NAMESPACE.into());
     all.sort_unstable();
     all.dedup();
@@ -117,7 +141,10 @@ fn limit(params: &mut Params, max: usize) -> ApiResult<usize> {
 
 /// `status=a,b` or repeated; `definition=[namespace/]name[@version]`; `label=key` or `label=key=value`, repeated.
 fn filter(params: &mut Params) -> ApiResult<Filter> {
-    let mut filter = Filter { namespace: params.one("namespace")?, ..Filter::default() };
+    let mut filter = Filter {
+        namespace: params.one("namespace")?,
+        ..Filter::default()
+    };
     for text in params.all("status").iter().flat_map(|s| s.split(',')) {
         let status = Status::ALL.into_iter().find(|s| s.name() == text);
         filter.status.push(status.ok_or_else(|| unknown_status(text))?);
@@ -134,7 +161,9 @@ fn filter(params: &mut Params) -> ApiResult<Filter> {
         (filter.definition, filter.version) = (Some(name.into()), version.map(Into::into));
     }
     for text in params.all("label") {
-        let (key, value) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
+        let (key, value) = text
+            .split_once('=')
+            .map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
         filter.labels.push((key.into(), value.map(Into::into)));
     }
     Ok(filter)
@@ -154,9 +183,15 @@ mod tests {
         let query = "status=running,waiting&definition=shop/order%401.0.0&label=tier%3Dgold&label=vip";
         let found = filter(&mut Params::new(Some(query))).unwrap();
         assert_eq!(found.status, [Status::Running, Status::Waiting]);
-        assert_eq!((found.namespace.as_deref(), found.definition.as_deref()), (Some("shop"), Some("order")));
+        assert_eq!(
+            (found.namespace.as_deref(), found.definition.as_deref()),
+            (Some("shop"), Some("order"))
+        );
         assert_eq!(found.version.as_deref(), Some("1.0.0"));
-        assert_eq!(found.labels, [("tier".into(), Some("gold".into())), ("vip".into(), None)]);
+        assert_eq!(
+            found.labels,
+            [("tier".into(), Some("gold".into())), ("vip".into(), None)]
+        );
         assert!(filter(&mut Params::new(Some("status=done"))).is_err());
     }
 

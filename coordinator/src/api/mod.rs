@@ -157,7 +157,10 @@ pub fn router(state: ApiState) -> Router {
         .route("/definitions", get(definitions::list).post(definitions::apply))
         .route("/definitions:validate", post(definitions::validate))
         .route("/definitions/{namespace}/{name}", get(definitions::newest))
-        .route("/definitions/{namespace}/{name}/{version}", get(definitions::version))
+        .route(
+            "/definitions/{namespace}/{name}/{version}",
+            get(definitions::version),
+        )
         .route("/instances", get(instances::list).post(start::start))
         .route("/instances/{id}", get(instances::one).post(control::control))
         .route("/instances/{id}/history", get(instances::history))
@@ -171,7 +174,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/registry/agents", get(observe::not_yet))
         .route(
             "/registry/agents/{kind}/{id}",
-            get(observe::not_yet).put(observe::not_yet).delete(observe::not_yet),
+            get(observe::not_yet)
+                .put(observe::not_yet)
+                .delete(observe::not_yet),
         )
         .route_layer(axum::middleware::from_fn_with_state(state.clone(), auth::check));
     Router::new()
@@ -182,6 +187,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/openapi.json", get(openapi::serve))
         .fallback(observe::no_such_path)
         .method_not_allowed_fallback(observe::no_such_method)
-        .layer(axum::middleware::from_fn_with_state(state.clone(), observe::measure))
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            observe::measure,
+        ))
         .with_state(state)
 }

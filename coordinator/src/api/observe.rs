@@ -17,7 +17,11 @@ pub(super) async fn alive() -> Json<serde_json::Value> {
 
 /// Both servers answer, and every partition is served by somebody.
 pub(super) async fn ready(State(api): State<ApiState>) -> Response {
-    let nats = if api.nats.is_connected() { "ok".to_owned() } else { "not connected".to_owned() };
+    let nats = if api.nats.is_connected() {
+        "ok".to_owned()
+    } else {
+        "not connected".to_owned()
+    };
     let (redis, partitions) = match api.0.served.missing(&api).await {
         Ok(missing) if missing.is_empty() => ("ok".to_owned(), "ok".to_owned()),
         Ok(missing) => {
@@ -26,14 +30,24 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Response {
         }
         Err(error) => (error.to_string(), "unknown".to_owned()),
     };
-    let is_ready = [&nats, &redis, &partitions].into_iter().all(|state| state == "ok");
-    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let is_ready = [&nats, &redis, &partitions]
+        .into_iter()
+        .all(|state| state == "ok");
+    let status = if is_ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let checks = json!({"nats": nats, "redis": redis, "partitions": partitions});
     (status, Json(json!({"ready": is_ready, "checks": checks}))).into_response()
 }
 
 pub(super) async fn metrics(State(api): State<ApiState>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        api.metrics.render(),
+    )
+        .into_response()
 }
 
 /// A path of a later release.
@@ -42,11 +56,15 @@ pub(super) async fn not_yet(uri: Uri) -> ApiError {
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> ApiError {
-    ApiError::new(Code::NotFound, format!("{} is no path of this API", uri.path())).hint("`/openapi.json` lists them all")
+    ApiError::new(Code::NotFound, format!("{} is no path of this API", uri.path()))
+        .hint("`/openapi.json` lists them all")
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> ApiError {
-    ApiError::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+    ApiError::new(
+        Code::MethodNotAllowed,
+        format!("{} does not take {method}", uri.path()),
+    )
 }
 
 /// Middleware: time of every request, by route and never by path.

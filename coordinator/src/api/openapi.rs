@@ -34,17 +34,31 @@ mod tests {
             .as_object()
             .unwrap()
             .iter()
-            .map(|(path, item)| (path.as_str(), item.as_object().unwrap().keys().map(String::as_str).filter(|k| *k != "parameters").collect()))
+            .map(|(path, item)| {
+                (
+                    path.as_str(),
+                    item.as_object()
+                        .unwrap()
+                        .keys()
+                        .map(String::as_str)
+                        .filter(|k| *k != "parameters")
+                        .collect(),
+                )
+            })
             .collect();
-        let routed: BTreeMap<_, BTreeSet<_>> =
-            ROUTES.iter().map(|(path, methods)| (*path, methods.iter().copied().collect())).collect();
+        let routed: BTreeMap<_, BTreeSet<_>> = ROUTES
+            .iter()
+            .map(|(path, methods)| (*path, methods.iter().copied().collect()))
+            .collect();
         assert_eq!(documented, routed);
     }
 
     #[test]
     fn every_error_code_is_documented() {
         let document = document_value();
-        let codes = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
+        let codes = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]
+            .as_array()
+            .unwrap();
         let documented: BTreeSet<_> = codes.iter().map(|c| c.as_str().unwrap()).collect();
         assert_eq!(documented, Code::ALL.iter().map(|c| c.name()).collect());
     }
@@ -55,7 +69,10 @@ mod tests {
             match node {
                 Value::Object(members) => {
                     if let Some(Value::String(reference)) = members.get("$ref") {
-                        assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+                        assert!(
+                            document.pointer(reference.trim_start_matches('#')).is_some(),
+                            "{reference}"
+                        );
                     }
                     members.values().for_each(|v| check(v, document));
                 }

@@ -12,12 +12,18 @@ pub(super) struct Params(Vec<(String, String)>);
 impl Params {
     /// Reads the part behind `?`.
     pub(super) fn new(query: Option<&str>) -> Self {
-        Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect())
+        Self(
+            form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+                .into_owned()
+                .collect(),
+        )
     }
 
     /// Every value of a parameter that may be repeated.
     pub(super) fn all(&mut self, name: &str) -> Vec<String> {
-        let (taken, rest) = std::mem::take(&mut self.0).into_iter().partition::<Vec<_>, _>(|(n, _)| n == name);
+        let (taken, rest) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(n, _)| n == name);
         self.0 = rest;
         taken.into_iter().map(|(_, value)| value).collect()
     }
@@ -33,15 +39,25 @@ impl Params {
 
     /// A parsed parameter; `expected` says what it looks like.
     pub(super) fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> ApiResult<Option<T>> {
-        let Some(text) = self.one(name)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|_shape| bad(format!("parameter `{name}` is `{text}`, expected {expected}")))
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
+        text.parse()
+            .map(Some)
+            .map_err(|_shape| bad(format!("parameter `{name}` is `{text}`, expected {expected}")))
     }
 
     /// A duration such as `30s` or `500ms`.
     pub(super) fn duration(&mut self, name: &str) -> ApiResult<Option<Duration>> {
-        let Some(text) = self.one(name)? else { return Ok(None) };
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
         let parsed = duration(&text);
-        parsed.map(Some).ok_or_else(|| bad(format!("parameter `{name}` is `{text}`, expected a duration such as `30s`")))
+        parsed.map(Some).ok_or_else(|| {
+            bad(format!(
+                "parameter `{name}` is `{text}`, expected a duration such as `30s`"
+            ))
+        })
     }
 
     /// Refuses what nobody took.
@@ -82,7 +98,11 @@ mod tests {
         assert_eq!(p.duration("wait").unwrap(), Some(Duration::from_secs(30)));
         assert!(p.end().is_err());
         assert!(Params::new(Some("a=1&a=2")).one("a").is_err());
-        assert!(Params::new(Some("limit=x")).parsed::<usize>("limit", "a number").is_err());
+        assert!(
+            Params::new(Some("limit=x"))
+                .parsed::<usize>("limit", "a number")
+                .is_err()
+        );
         assert!(Params::new(None).end().is_ok());
     }
 

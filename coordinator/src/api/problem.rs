@@ -90,7 +90,11 @@ impl Code {
             Self::AmbiguousInstance => (409, "ambiguousInstance", "Ambiguous instance id"),
             Self::WorkerNotFound => (404, "workerNotFound", "Worker not found"),
             Self::QueueNotFound => (404, "queueNotFound", "Queue not found"),
-            Self::DefinitionConflict => (409, "definitionConflict", "Definition version exists with other content"),
+            Self::DefinitionConflict => (
+                409,
+                "definitionConflict",
+                "Definition version exists with other content",
+            ),
             Self::InstanceConflict => (409, "instanceConflict", "Instance id is taken"),
             Self::NotAllowedNow => (409, "notAllowedNow", "Not allowed in this state"),
             Self::TooLarge => (413, "tooLarge", "Too large"),
@@ -124,7 +128,13 @@ pub(super) type ApiResult<T = Response> = Result<T, ApiError>;
 impl ApiError {
     /// With what happened this time.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, detail: detail.into(), hint: None, more: Map::new(), retry_after_s: None }))
+        Self(Box::new(Inner {
+            code,
+            detail: detail.into(),
+            hint: None,
+            more: Map::new(),
+            retry_after_s: None,
+        }))
     }
 
     /// With advice.
@@ -171,7 +181,10 @@ impl IntoResponse for ApiError {
         let status = StatusCode::from_u16(self.0.code.row().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, self.body().to_string()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = self.0.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -213,7 +226,10 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());
-        let body = ApiError::new(Code::TooLarge, "input of 9 bytes").hint("send less").with("max", 5).body();
+        let body = ApiError::new(Code::TooLarge, "input of 9 bytes")
+            .hint("send less")
+            .with("max", 5)
+            .body();
         assert_eq!(
             body.to_string(),
             r#"{"type":"urn:millrace:problem:tooLarge","title":"Too large","status":413,"detail":"input of 9 bytes","code":"tooLarge","hint":"send less","max":5}"#

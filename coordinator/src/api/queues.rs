@@ -62,12 +62,23 @@ pub(super) async fn one(State(api): State<ApiState>, Path(queue): Path<String>) 
     if !is_label(&queue) {
         return Err(bad(format!("queue `{queue}` is not 1 to 63 of a-z, 0-9 and -")));
     }
-    let subject = format!("CONSUMER.INFO.{}.{}", names::STEPS_STREAM, names::queue_consumer(&queue));
-    let consumer: Consumer = ask(&api, subject, json!({})).await.map_err(|e| missing(e, &queue))?;
-    view(&consumer).map(Json).ok_or_else(|| ApiError::new(Code::Internal, "the consumer has another name"))
+    let subject = format!(
+        "CONSUMER.INFO.{}.{}",
+        names::STEPS_STREAM,
+        names::queue_consumer(&queue)
+    );
+    let consumer: Consumer = ask(&api, subject, json!({}))
+        .await
+        .map_err(|e| missing(e, &queue))?;
+    view(&consumer)
+        .map(Json)
+        .ok_or_else(|| ApiError::new(Code::Internal, "the consumer has another name"))
 }
 
-pub(super) async fn command(State(api): State<ApiState>, Path(target): Path<String>) -> ApiResult<Json<Value>> {
+pub(super) async fn command(
+    State(api): State<ApiState>,
+    Path(target): Path<String>,
+) -> ApiResult<Json<Value>> {
     let pause = match target.rsplit_once(':') {
         Some((_, "pause")) => json!({"pause_until": FOR_EVER}),
         Some((_, "resume")) => json!({}),
@@ -84,14 +95,27 @@ pub(super) async fn command(State(api): State<ApiState>, Path(target): Path<Stri
     }
     // Asked first: it refuses bad names and tells a missing queue from a fault.
     drop(one(State(api.clone()), Path(queue.to_owned())).await?);
-    let subject = format!("CONSUMER.PAUSE.{}.{}", names::STEPS_STREAM, names::queue_consumer(queue));
+    let subject = format!(
+        "CONSUMER.PAUSE.{}.{}",
+        names::STEPS_STREAM,
+        names::queue_consumer(queue)
+    );
     ask::<Value>(&api, subject, pause).await?;
     one(State(api), Path(queue.to_owned())).await
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(api: &ApiState, subject: String, request: Value) -> ApiResult<T> {
+async fn ask<T: serde::de::DeserializeOwned>(
+    api: &ApiState,
+    subject: String,
+    request: Value,
+) -> ApiResult<T> {
     let unavailable = |e: String| ApiError::new(Code::Unavailable, format!("jetstream: {e}")).retry_after(1);
-    match api.nats.jetstream().request::<_, _, Answer<T>>(subject, &request).await {
+    match api
+        .nats
+        .jetstream()
+        .request::<_, _, Answer<T>>(subject, &request)
+        .await
+    {
         Ok(Answer::Ok(answer)) => Ok(answer),
         Ok(Answer::Err { error }) if NOT_FOUND.contains(&error.error_code().0) => {
             Err(ApiError::new(Code::QueueNotFound, error.to_string()))
@@ -134,7 +158,8 @@ mod tests {
 
     #[test]
     fn foreign_consumers_are_not_queues() {
-        let consumer = |name: &str| serde_json::from_value::<Consumer>(json!({"name": name, "num_pending": 3})).unwrap();
+        let consumer =
+            |name: &str| serde_json::from_value::<Consumer>(json!({"name": name, "num_pending": 3})).unwrap();
         assert_eq!(view(&consumer("q-default")).unwrap()["name"], "default");
         assert!(view(&consumer("other")).is_none());
     }

@@ -33,7 +33,11 @@ pub(super) struct Expected {
 impl Replies {
     /// With an inbox of its own.
     pub fn new(nats: &Client) -> Self {
-        let inner = Inner { inbox: nats.new_inbox(), next: AtomicU64::new(0), waiting: Mutex::default() };
+        let inner = Inner {
+            inbox: nats.new_inbox(),
+            next: AtomicU64::new(0),
+            waiting: Mutex::default(),
+        };
         Self(Arc::new(inner))
     }
 
@@ -48,7 +52,9 @@ impl Replies {
                 () = shutdown.triggered() => return Ok(()),
                 message = messages.next() => message,
             };
-            let Some(message) = message else { anyhow::bail!("the inbox of replies ended") };
+            let Some(message) = message else {
+                anyhow::bail!("the inbox of replies ended")
+            };
             self.deliver(&message.subject, &message.payload);
         }
     }
@@ -57,12 +63,18 @@ impl Replies {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting().insert(number, sender);
-        Expected { replies: self.clone(), number, receiver }
+        Expected {
+            replies: self.clone(),
+            number,
+            receiver,
+        }
     }
 
     fn deliver(&self, subject: &str, payload: &[u8]) {
         let number = subject.rsplit('.').next().and_then(|n| n.parse().ok());
-        let Some(sender) = number.and_then(|n: u64| self.waiting().remove(&n)) else { return };
+        let Some(sender) = number.and_then(|n: u64| self.waiting().remove(&n)) else {
+            return;
+        };
         match serde_json::from_slice(payload) {
             // The waiter may have given up in this moment.
             Ok(reply) => drop(sender.send(reply)),

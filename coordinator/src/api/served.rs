@@ -55,7 +55,11 @@ impl Served {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let served = |(p, fence)| note(&mut seen, p, fence, Instant::now());
         let missing: Vec<bool> = others.iter().copied().zip(fences).map(served).collect();
-        Ok(others.into_iter().zip(missing).filter_map(|(p, served)| (!served).then_some(p)).collect())
+        Ok(others
+            .into_iter()
+            .zip(missing)
+            .filter_map(|(p, served)| (!served).then_some(p))
+            .collect())
     }
 }
 
@@ -66,7 +70,10 @@ fn note(seen: &mut HashMap<PartitionId, Seen>, p: PartitionId, fence: Option<Vec
         return false;
     };
     if entry.fence != fence {
-        *entry = Seen { fence, moved: Some(now) };
+        *entry = Seen {
+            fence,
+            moved: Some(now),
+        };
     }
     entry.moved.is_some_and(|at| now.duration_since(at) < FRESH)
 }
@@ -78,7 +85,14 @@ mod tests {
     #[test]
     fn only_a_fence_that_moves_is_held() {
         let (mut seen, start, p) = (HashMap::new(), Instant::now(), PartitionId(0));
-        let mut at = |fence: &str, ms| note(&mut seen, p, Some(fence.into()), start + Duration::from_millis(ms));
+        let mut at = |fence: &str, ms| {
+            note(
+                &mut seen,
+                p,
+                Some(fence.into()),
+                start + Duration::from_millis(ms),
+            )
+        };
         assert!(!at("1", 0), "a first look tells nothing");
         assert!(!at("1", 100));
         assert!(at("2", 200));

@@ -11,9 +11,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use millrace_common::{
-    DefinitionRef, InstanceKey, RawJson, RecordBody, ReplyBody, Start, is_label, limits,
-};
+use millrace_common::{DefinitionRef, InstanceKey, RawJson, RecordBody, ReplyBody, Start, is_label, limits};
 use millrace_engine::InstanceView;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -87,13 +85,19 @@ pub(super) async fn start(
     let wait = params.duration("wait")?;
     params.end()?;
     if wait.is_some_and(|wait| wait > WAIT_MAX) {
-        return Err(bad(format!("parameter `wait` is longer than {} s", WAIT_MAX.as_secs())));
+        return Err(bad(format!(
+            "parameter `wait` is longer than {} s",
+            WAIT_MAX.as_secs()
+        )));
     }
     let max = limits::PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX;
     let bytes = body::read("the request", &headers, body, max).await?;
     let checked = check(&api, body::json(&bytes)?).await?;
     let until = wait.map(|wait| Instant::now() + wait);
-    let traceparent = headers.get("traceparent").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let traceparent = headers
+        .get("traceparent")
+        .and_then(|v| v.to_str().ok())
+        .map(str::to_owned);
     let mut ending = wait.map(|_| api.0.endings.expect(&checked.key));
 
     let outcome = match existing(&api, &checked).await? {
@@ -109,26 +113,50 @@ pub(super) async fn start(
 async fn check(api: &ApiState, request: Request) -> ApiResult<Checked> {
     let input = request.input.unwrap_or_else(RawJson::null);
     if input.len() > limits::PAYLOAD_BYTES_MAX {
-        return Err(body::too_large("the input", Some(input.len()), limits::PAYLOAD_BYTES_MAX));
+        return Err(body::too_large(
+            "the input",
+            Some(input.len()),
+            limits::PAYLOAD_BYTES_MAX,
+        ));
     }
     check_labels(&request.labels)?;
-    let any_version = request.definition.version.as_deref().is_none_or(|v| v == "latest");
+    let any_version = request
+        .definition
+        .version
+        .as_deref()
+        .is_none_or(|v| v == "latest");
     let definition = resolve(api, request.definition).await?;
     let generated = request.id.is_none();
     let id = request.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     let key = instances::key(&definition.namespace, &id)?;
-    Ok(Checked { key, definition, any_version, input, labels: request.labels, generated })
+    Ok(Checked {
+        key,
+        definition,
+        any_version,
+        input,
+        labels: request.labels,
+        generated,
+    })
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> ApiResult<()> {
     if labels.len() > limits::LABELS_MAX {
-        return Err(bad(format!("{} labels are given, at most {} are allowed", labels.len(), limits::LABELS_MAX)));
+        return Err(bad(format!(
+            "{} labels are given, at most {} are allowed",
+            labels.len(),
+            limits::LABELS_MAX
+        )));
     }
-    let long = labels.iter().flat_map(|(k, v)| [k, v]).find(|text| text.len() > limits::LABEL_BYTES_MAX);
+    let long = labels
+        .iter()
+        .flat_map(|(k, v)| [k, v])
+        .find(|text| text.len() > limits::LABEL_BYTES_MAX);
     match (long, labels.contains_key("")) {
-        (Some(text), _) => {
-            Err(bad(format!("label `{text}` has {} bytes, at most {} are allowed", text.len(), limits::LABEL_BYTES_MAX)))
-        }
+        (Some(text), _) => Err(bad(format!(
+            "label `{text}` has {} bytes, at most {} are allowed",
+            text.len(),
+            limits::LABEL_BYTES_MAX
+        ))),
         (None, true) => Err(bad("a label has an empty key")),
         (None, false) => Ok(()),
     }
@@ -138,14 +166,20 @@ async fn resolve(api: &ApiState, wanted: Wanted) -> ApiResult<DefinitionRef> {
     let namespace = wanted.namespace.unwrap_or_else(|| "default".into());
     for (what, text) in [("namespace", &namespace), ("name", &wanted.name)] {
         if !is_label(text) {
-            return Err(bad(format!("definition {what} `{text}` is not 1 to 63 of a-z, 0-9 and -")));
+            return Err(bad(format!(
+                "definition {what} `{text}` is not 1 to 63 of a-z, 0-9 and -"
+            )));
         }
     }
     let version = match wanted.version {
         Some(version) if version != "latest" => version,
         _ => definitions::find(api, &namespace, &wanted.name).await?.version,
     };
-    let definition = DefinitionRef { namespace, name: wanted.name, version };
+    let definition = DefinitionRef {
+        namespace,
+        name: wanted.name,
+        version,
+    };
     match api.registry.definitions.load(&definition).await? {
         Some(_) => Ok(definition),
         None => Err(definitions::not_found(&definition.to_string())),
@@ -166,11 +200,18 @@ async fn existing(api: &ApiState, start: &Checked) -> ApiResult<bool> {
 fn agree(start: &Checked, view: &InstanceView) -> ApiResult<()> {
     let versions = start.any_version || view.definition.version == start.definition.version;
     let definition = view.definition.name == start.definition.name && versions;
-    let inputs = view.input.as_ref().is_none_or(|input| same_json(input, &start.input));
+    let inputs = view
+        .input
+        .as_ref()
+        .is_none_or(|input| same_json(input, &start.input));
     if definition && inputs {
         return Ok(());
     }
-    let what = if definition { "another input" } else { "another definition" };
+    let what = if definition {
+        "another input"
+    } else {
+        "another definition"
+    };
     let detail = format!("instance {} exists with {what}", start.key.id());
     Err(ApiError::new(Code::InstanceConflict, detail).with("definition", json!(view.definition)))
 }
@@ -183,7 +224,9 @@ fn same_json(a: &RawJson, b: &RawJson) -> bool {
 /// Appends the start and learns what came of it.
 async fn submit(api: &ApiState, start: &Checked, traceparent: Option<String>) -> ApiResult<Outcome> {
     if let Some(pressure) = api.board.pressure() {
-        return Err(overloaded(format!("{}: {}", pressure.bound, pressure.detail)).with("bound", pressure.bound));
+        return Err(
+            overloaded(format!("{}: {}", pressure.bound, pressure.detail)).with("bound", pressure.bound)
+        );
     }
     let mut expected = api.0.replies.expect();
     let record = RecordBody::Start(Box::new(Start {
@@ -202,10 +245,12 @@ async fn submit(api: &ApiState, start: &Checked, traceparent: Option<String>) ->
     match settle(api, start, &mut expected).await? {
         Some(outcome) => Ok(outcome),
         None if stored => Ok(Outcome::Accepted),
-        None => Err(ApiError::new(Code::OutcomeUnknown, "the start may have been accepted")
-            .hint("repeat with the same id: an instance starts once per id")
-            .with("id", start.key.id())
-            .retry_after(1)),
+        None => Err(
+            ApiError::new(Code::OutcomeUnknown, "the start may have been accepted")
+                .hint("repeat with the same id: an instance starts once per id")
+                .with("id", start.key.id())
+                .retry_after(1),
+        ),
     }
 }
 
@@ -221,7 +266,11 @@ async fn settle(api: &ApiState, start: &Checked, expected: &mut Expected) -> Api
         // A Redis that does not answer now may do so at the next look.
         if let Ok(Some(view)) = api.queries().instance(&start.key).await {
             agree(start, &view)?;
-            return Ok(Some(if start.generated { Outcome::Started } else { Outcome::Exists }));
+            return Ok(Some(if start.generated {
+                Outcome::Started
+            } else {
+                Outcome::Exists
+            }));
         }
         if Instant::now() >= until {
             return Ok(None);
@@ -235,11 +284,15 @@ async fn judge(api: &ApiState, start: &Checked, reply: ReplyBody) -> ApiResult<O
         ReplyBody::Exists => Ok(Outcome::Exists),
         ReplyBody::Conflict => match api.queries().instance(&start.key).await? {
             Some(view) => agree(start, &view).map(|()| Outcome::Exists),
-            None => Err(ApiError::new(Code::InstanceConflict, format!("instance id {} was taken", start.key.id()))),
+            None => Err(ApiError::new(
+                Code::InstanceConflict,
+                format!("instance id {} was taken", start.key.id()),
+            )),
         },
-        ReplyBody::Done | ReplyBody::NotFound | ReplyBody::NotAllowed(_) => {
-            Err(ApiError::new(Code::Internal, "the owner answered a start with something else"))
-        }
+        ReplyBody::Done | ReplyBody::NotFound | ReplyBody::NotAllowed(_) => Err(ApiError::new(
+            Code::Internal,
+            "the owner answered a start with something else",
+        )),
     }
 }
 
@@ -268,27 +321,37 @@ async fn answer(api: &ApiState, start: &Checked, outcome: &Outcome) -> ApiResult
         Outcome::Exists => StatusCode::OK,
         Outcome::Accepted => StatusCode::ACCEPTED,
     };
-    let location = format!("/api/v1/instances/{}?namespace={}", start.key.id(), start.key.namespace());
+    let location = format!(
+        "/api/v1/instances/{}?namespace={}",
+        start.key.id(),
+        start.key.namespace()
+    );
     let headers = [(header::LOCATION, location)];
     let respond = |body: Response| (status, headers, body).into_response();
     // The start stands whatever this read says.
     match api.queries().instance(&start.key).await {
         Ok(Some(view)) => Ok(respond(Json(view).into_response())),
-        Ok(None) | Err(_) => Ok(respond(Json(instances::pending(&start.key, &start.definition, &start.input)).into_response())),
+        Ok(None) | Err(_) => Ok(respond(
+            Json(instances::pending(&start.key, &start.definition, &start.input)).into_response(),
+        )),
     }
 }
 
 pub(super) fn not_appended(error: AppendError) -> ApiError {
     match error {
         AppendError::Full => overloaded("the log is full".into()),
-        AppendError::Unavailable(e) => ApiError::new(Code::Unavailable, format!("the log is unavailable: {e}")).retry_after(1),
+        AppendError::Unavailable(e) => {
+            ApiError::new(Code::Unavailable, format!("the log is unavailable: {e}")).retry_after(1)
+        }
         AppendError::Oversize { bytes, max } => body::too_large("the record", Some(bytes), max),
         AppendError::Unknown(e) => ApiError::new(Code::OutcomeUnknown, e).retry_after(1),
     }
 }
 
 fn overloaded(detail: String) -> ApiError {
-    ApiError::new(Code::Overloaded, detail).hint("the cluster takes new instances again when it has caught up").retry_after(1)
+    ApiError::new(Code::Overloaded, detail)
+        .hint("the cluster takes new instances again when it has caught up")
+        .retry_after(1)
 }
 
 #[cfg(test)]
@@ -303,7 +366,9 @@ mod tests {
     fn unknown_fields_are_refused() {
         let read = |text: &str| body::json::<Request>(text.as_bytes()).is_ok();
         assert!(read(r#"{"definition":{"name":"a"}}"#));
-        assert!(read(r#"{"definition":{"namespace":"n","name":"a","version":"1.0.0"},"id":"x","input":[1],"labels":{"a":"b"}}"#));
+        assert!(read(
+            r#"{"definition":{"namespace":"n","name":"a","version":"1.0.0"},"id":"x","input":[1],"labels":{"a":"b"}}"#
+        ));
         assert!(!read(r#"{"definition":{"name":"a"},"inputs":1}"#));
         assert!(!read(r#"{"definition":{"name":"a","tag":1}}"#));
         assert!(!read(r#"{"definition":"a"}"#));
@@ -320,7 +385,10 @@ mod tests {
 
     #[test]
     fn inputs_are_equal_as_json() {
-        assert!(same_json(&raw(r#"{"a":1,"b":[2]}"#), &raw(r#"{ "b": [2], "a": 1 }"#)));
+        assert!(same_json(
+            &raw(r#"{"a":1,"b":[2]}"#),
+            &raw(r#"{ "b": [2], "a": 1 }"#)
+        ));
         assert!(!same_json(&raw("1"), &raw("2")));
     }
 }

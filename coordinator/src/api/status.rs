@@ -19,12 +19,19 @@ pub(super) async fn status(State(api): State<ApiState>) -> ApiResult<Json<Value>
     let replicas = replicas(&api).await;
     let server = api.nats.client().server_info();
     let durability = durability(redis.as_ref().ok(), replicas);
-    let coordinators: HashMap<String, String> =
-        api.store.query(redis::cmd("HGETALL").arg(names::COORDINATORS_KEY)).await.unwrap_or_default();
+    let coordinators: HashMap<String, String> = api
+        .store
+        .query(redis::cmd("HGETALL").arg(names::COORDINATORS_KEY))
+        .await
+        .unwrap_or_default();
     let mut coordinators: Vec<_> = coordinators.into_keys().collect();
     coordinators.sort_unstable();
-    let partitions: serde_json::Map<String, Value> =
-        api.board.partitions().into_iter().map(|(p, state)| (p.to_string(), json!(state))).collect();
+    let partitions: serde_json::Map<String, Value> = api
+        .board
+        .partitions()
+        .into_iter()
+        .map(|(p, state)| (p.to_string(), json!(state)))
+        .collect();
     Ok(Json(json!({
         "coordinator": api.coordinator,
         "build": api.build,
@@ -59,13 +66,22 @@ struct RedisFacts {
 async fn redis_facts(api: &ApiState) -> Result<RedisFacts, StoreError> {
     let info: String = api.store.query(&redis::cmd("INFO")).await?;
     // Forbidden on many managed servers: then it is not known.
-    let fsync: Result<HashMap<String, String>, _> =
-        api.store.query(redis::cmd("CONFIG").arg("GET").arg("appendfsync")).await;
-    Ok(RedisFacts { appendfsync: fsync.ok().and_then(|mut f| f.remove("appendfsync")), ..read_info(&info) })
+    let fsync: Result<HashMap<String, String>, _> = api
+        .store
+        .query(redis::cmd("CONFIG").arg("GET").arg("appendfsync"))
+        .await;
+    Ok(RedisFacts {
+        appendfsync: fsync.ok().and_then(|mut f| f.remove("appendfsync")),
+        ..read_info(&info)
+    })
 }
 
 fn read_info(info: &str) -> RedisFacts {
-    let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
     let (flavour, version) = match field("valkey_version") {
         Some(version) => ("Valkey", version),
         None => ("Redis", field("redis_version").unwrap_or("unknown")),
@@ -75,13 +91,22 @@ fn read_info(info: &str) -> RedisFacts {
         version: version.into(),
         appendonly: field("aof_enabled") == Some("1"),
         appendfsync: None,
-        replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
+        replicas: field("connected_slaves")
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0),
     }
 }
 
 /// Replicas of the log that has the fewest; `None` when JetStream does not answer.
 async fn replicas(api: &ApiState) -> Option<usize> {
-    let first: Info = api.nats.jetstream().get_stream(names::log_stream(PartitionId(0))).await.ok()?.cached_info().clone();
+    let first: Info = api
+        .nats
+        .jetstream()
+        .get_stream(names::log_stream(PartitionId(0)))
+        .await
+        .ok()?
+        .cached_info()
+        .clone();
     Some(first.config.num_replicas)
 }
 
@@ -104,12 +129,22 @@ fn durability(redis: Option<&RedisFacts>, replicas: Option<usize>) -> Durability
     let fsync = redis.and_then(|r| r.appendfsync.as_deref());
     let (mode, promise) = match (replicas, aof) {
         (None, _) => ("unknown", "a server does not answer"),
-        (Some(_), false) => ("none", "redis has no append-only file: a crash of redis takes the state since its last snapshot"),
-        (Some(0..=2), true) => ("A", "nothing is lost when any process is killed; a power cut may take the last seconds"),
-        (Some(_), true) if redis.is_some_and(|r| r.replicas == 0) => {
-            ("A", "the logs are replicated, redis is not: its disk is the single copy of the state")
-        }
-        (Some(_), true) => ("C", "nothing is lost with one node; a power cut of all may take the unsynced tail"),
+        (Some(_), false) => (
+            "none",
+            "redis has no append-only file: a crash of redis takes the state since its last snapshot",
+        ),
+        (Some(0..=2), true) => (
+            "A",
+            "nothing is lost when any process is killed; a power cut may take the last seconds",
+        ),
+        (Some(_), true) if redis.is_some_and(|r| r.replicas == 0) => (
+            "A",
+            "the logs are replicated, redis is not: its disk is the single copy of the state",
+        ),
+        (Some(_), true) => (
+            "C",
+            "nothing is lost with one node; a power cut of all may take the unsynced tail",
+        ),
     };
     let stronger = match mode {
         "A" => Some("B"),
@@ -117,17 +152,26 @@ fn durability(redis: Option<&RedisFacts>, replicas: Option<usize>) -> Durability
         _ => None,
     };
     let mut unknown: Vec<String> = stronger
-        .map(|better| format!("nats-server does not tell its sync_interval; with `always` this is mode {better}"))
+        .map(|better| {
+            format!("nats-server does not tell its sync_interval; with `always` this is mode {better}")
+        })
         .into_iter()
         .collect();
     if redis.is_some() && fsync.is_none() {
         unknown.push("redis does not tell its appendfsync to this user".into());
     }
-    Durability { mode, promise, settings: json!({"streamReplicas": replicas, "appendonly": aof, "appendfsync": fsync}), unknown }
+    Durability {
+        mode,
+        promise,
+        settings: json!({"streamReplicas": replicas, "appendonly": aof, "appendfsync": fsync}),
+        unknown,
+    }
 }
 
 async fn workers(api: &ApiState) -> Value {
-    let Ok(all) = api.roster().all().await else { return Value::Null };
+    let Ok(all) = api.roster().all().await else {
+        return Value::Null;
+    };
     let count = |health| all.iter().filter(|w| w.health == health).count();
     json!({"alive": count(Health::Alive), "late": count(Health::Late), "gone": count(Health::Gone)})
 }
@@ -137,7 +181,12 @@ mod tests {
     use super::*;
 
     fn redis(appendonly: bool, replicas: u32) -> RedisFacts {
-        RedisFacts { appendonly, replicas, appendfsync: Some("everysec".into()), ..RedisFacts::default() }
+        RedisFacts {
+            appendonly,
+            replicas,
+            appendfsync: Some("everysec".into()),
+            ..RedisFacts::default()
+        }
     }
 
     #[test]
@@ -153,14 +202,22 @@ mod tests {
     fn what_no_server_tells_is_named() {
         let told = durability(Some(&redis(true, 0)), Some(1));
         assert!(told.unknown[0].contains("mode B"), "{:?}", told.unknown);
-        let silent = RedisFacts { appendfsync: None, ..redis(true, 0) };
+        let silent = RedisFacts {
+            appendfsync: None,
+            ..redis(true, 0)
+        };
         assert_eq!(durability(Some(&silent), Some(1)).unknown.len(), 2);
     }
 
     #[test]
     fn valkey_is_recognised() {
-        let facts = read_info("# Server\r\nredis_version:7.2.4\r\nvalkey_version:8.1.0\r\naof_enabled:1\r\nconnected_slaves:2\r\n");
-        assert_eq!((facts.flavour.as_str(), facts.version.as_str(), facts.replicas), ("Valkey", "8.1.0", 2));
+        let facts = read_info(
+            "# Server\r\nredis_version:7.2.4\r\nvalkey_version:8.1.0\r\naof_enabled:1\r\nconnected_slaves:2\r\n",
+        );
+        assert_eq!(
+            (facts.flavour.as_str(), facts.version.as_str(), facts.replicas),
+            ("Valkey", "8.1.0", 2)
+        );
         assert!(facts.appendonly);
     }
 }

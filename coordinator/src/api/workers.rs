@@ -22,11 +22,18 @@ pub(super) async fn one(State(api): State<ApiState>, Path(id): Path<String>) -> 
 
 pub(super) async fn command(State(api): State<ApiState>, Path(target): Path<String>) -> ApiResult {
     let Some((id, "drain")) = target.rsplit_once(':') else {
-        return Err(ApiError::new(Code::NotFound, format!("`{target}` names no action: expected id:drain")));
+        return Err(ApiError::new(
+            Code::NotFound,
+            format!("`{target}` names no action: expected id:drain"),
+        ));
     };
     let worker = find(&api, id).await?;
     let command = serde_json::to_vec(&WorkerCommand::Drain).expect("a command is a string");
-    let sent = api.nats.client().publish(names::worker_subject(id), command.into()).await;
+    let sent = api
+        .nats
+        .client()
+        .publish(names::worker_subject(id), command.into())
+        .await;
     sent.map_err(|e| ApiError::new(Code::Unavailable, format!("nats: {e}")).retry_after(1))?;
     Ok((StatusCode::ACCEPTED, Json(view(&worker))).into_response())
 }

@@ -8,7 +8,10 @@ use millrace_engine::Instance;
 
 use crate::registry::{Definitions, Store};
 
-const CLOSED: AskReply = AskReply { open: false, progress: None };
+const CLOSED: AskReply = AskReply {
+    open: false,
+    progress: None,
+};
 
 /// Reads the instance and looks the step up.
 pub(super) async fn answer(
@@ -28,9 +31,14 @@ pub(super) async fn answer(
     if instance.is_ended() {
         return Ok(CLOSED);
     }
-    let Some(plan) = definitions.load(instance.definition()).await? else { return Ok(CLOSED) };
+    let Some(plan) = definitions.load(instance.definition()).await? else {
+        return Ok(CLOSED);
+    };
     Ok(match instance.step(&plan, request.frame) {
-        Some(step) if step.step == request.step => AskReply { open: true, progress: step.progress },
+        Some(step) if step.step == request.step => AskReply {
+            open: true,
+            progress: step.progress,
+        },
         _ => CLOSED,
     })
 }

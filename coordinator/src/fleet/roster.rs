@@ -90,7 +90,10 @@ pub struct Roster {
 impl Roster {
     /// Over the registry's Redis.
     pub fn new(store: Store) -> Self {
-        Self { store, pending: Arc::default() }
+        Self {
+            store,
+            pending: Arc::default(),
+        }
     }
 
     /// Every worker in order.
@@ -98,7 +101,10 @@ impl Roster {
     /// # Errors
     /// [`StoreError`].
     pub async fn all(&self) -> Result<Vec<WorkerView>, StoreError> {
-        let fields: HashMap<String, String> = self.store.query(redis::cmd("HGETALL").arg(names::WORKERS_KEY)).await?;
+        let fields: HashMap<String, String> = self
+            .store
+            .query(redis::cmd("HGETALL").arg(names::WORKERS_KEY))
+            .await?;
         let mut workers: Vec<_> = fields
             .iter()
             .filter(|(field, _)| !field.ends_with(BEAT_SUFFIX))
@@ -121,9 +127,15 @@ impl Roster {
 
     /// Stores a registration.
     pub(super) async fn enter(&self, register: &Register) -> Result<(), StoreError> {
-        let entry = Entry { register: register.clone(), at_ms: now_ms() };
+        let entry = Entry {
+            register: register.clone(),
+            at_ms: now_ms(),
+        };
         let mut write = redis::cmd("HSET");
-        write.arg(names::WORKERS_KEY).arg(&register.worker).arg(encode(&entry));
+        write
+            .arg(names::WORKERS_KEY)
+            .arg(&register.worker)
+            .arg(encode(&entry));
         self.store.query(&write).await
     }
 
@@ -134,7 +146,9 @@ impl Roster {
         wanted: &BTreeMap<String, FunctionEntry>,
         known: &Functions,
     ) -> Result<Option<String>, StoreError> {
-        let moved = |(name, entry): &(&String, &FunctionEntry)| known.queue_of(name).is_some_and(|q| q != entry.queue);
+        let moved = |(name, entry): &(&String, &FunctionEntry)| {
+            known.queue_of(name).is_some_and(|q| q != entry.queue)
+        };
         let moved: Vec<_> = wanted.iter().filter(moved).collect();
         if moved.is_empty() {
             return Ok(None);
@@ -145,13 +159,19 @@ impl Roster {
                 w.id != register.worker && w.health != Health::Gone && w.functions.contains(name)
             })?;
             let queue = known.queue_of(name)?;
-            Some(format!("function {name} is served by {} through queue `{queue}`, not `{}`", holder.id, entry.queue))
+            Some(format!(
+                "function {name} is served by {} through queue `{queue}`, not `{}`",
+                holder.id, entry.queue
+            ))
         }))
     }
 
     /// Keeps a beat for the next [`Self::flush`]; a newer one replaces it.
     pub(super) fn beat(&self, beat: Beat) {
-        let entry = BeatEntry { beat, at_ms: now_ms() };
+        let entry = BeatEntry {
+            beat,
+            at_ms: now_ms(),
+        };
         self.pending().insert(entry.beat.worker.clone(), entry);
     }
 
@@ -172,12 +192,23 @@ impl Roster {
     /// Removes workers without a beat for an hour.
     pub(super) async fn sweep(&self) -> Result<(), StoreError> {
         let limit = now_ms() - ms(FORGOTTEN);
-        let forgotten: Vec<_> = self.all().await?.into_iter().filter(|w| w.last_beat_ms < limit).collect();
+        let forgotten: Vec<_> = self
+            .all()
+            .await?
+            .into_iter()
+            .filter(|w| w.last_beat_ms < limit)
+            .collect();
         for worker in forgotten {
             let mut remove = redis::cmd("HDEL");
-            remove.arg(names::WORKERS_KEY).arg(&worker.id).arg(beat_field(&worker.id));
+            remove
+                .arg(names::WORKERS_KEY)
+                .arg(&worker.id)
+                .arg(beat_field(&worker.id));
             self.store.query::<()>(&remove).await?;
-            tracing::info!(worker.id = worker.id, "worker removed after an hour without a beat");
+            tracing::info!(
+                worker.id = worker.id,
+                "worker removed after an hour without a beat"
+            );
         }
         Ok(())
     }
@@ -190,14 +221,24 @@ impl Roster {
 /// `name:version` of every function of a worker, with its queue.
 pub(super) fn functions(register: &Register) -> BTreeMap<String, FunctionEntry> {
     let entry = |f: &millrace_common::FunctionInfo| {
-        (format!("{}:{}", f.name, f.version), FunctionEntry { queue: f.queue.clone() })
+        (
+            format!("{}:{}", f.name, f.version),
+            FunctionEntry {
+                queue: f.queue.clone(),
+            },
+        )
     };
     register.functions.iter().map(entry).collect()
 }
 
 /// Every queue that a worker pulls from or names.
 pub(super) fn queues(register: &Register) -> BTreeSet<String> {
-    register.queues.iter().chain(register.functions.iter().map(|f| &f.queue)).cloned().collect()
+    register
+        .queues
+        .iter()
+        .chain(register.functions.iter().map(|f| &f.queue))
+        .cloned()
+        .collect()
 }
 
 fn view(entry: &str, beat: Option<&String>, now_ms: i64) -> Option<WorkerView> {
@@ -243,7 +284,9 @@ fn encode<T: Serialize>(value: &T) -> String {
 }
 
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_str(text).inspect_err(|error| tracing::warn!(%error, "worker entry is not readable")).ok()
+    serde_json::from_str(text)
+        .inspect_err(|error| tracing::warn!(%error, "worker entry is not readable"))
+        .ok()
 }
 
 fn ms(duration: Duration) -> i64 {
@@ -276,14 +319,23 @@ mod tests {
 
     #[test]
     fn a_worker_without_beats_is_as_old_as_its_registration() {
-        let entry = encode(&Entry { register: register(), at_ms: 1_000 });
+        let entry = encode(&Entry {
+            register: register(),
+            at_ms: 1_000,
+        });
         let view = view(&entry, None, 9_000).unwrap();
-        assert_eq!((view.health, view.last_beat_ms, view.slots_used), (Health::Late, 1_000, 0));
+        assert_eq!(
+            (view.health, view.last_beat_ms, view.slots_used),
+            (Health::Late, 1_000, 0)
+        );
         assert_eq!(view.functions, ["pay:1.0.0"]);
     }
 
     #[test]
     fn queues_of_functions_are_ensured_too() {
-        assert_eq!(queues(&register()).into_iter().collect::<Vec<_>>(), ["default", "money"]);
+        assert_eq!(
+            queues(&register()).into_iter().collect::<Vec<_>>(),
+            ["default", "money"]
+        );
     }
 }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use millrace_common::{DefinitionRef, InstanceKey, PartitionId, names};
-use millrace_engine::{InstanceView, Status};
 use millrace_engine::view::SUMMARY_FIELDS;
+use millrace_engine::{InstanceView, Status};
 use serde::Serialize;
 
 use super::{Queries, QueryError, SummaryFields, summary};
@@ -62,7 +62,10 @@ impl Cursor {
     pub fn decode(text: &str) -> Option<Self> {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (created_ms, key) = text.strip_prefix("1 ")?.split_once(' ')?;
-        Some(Self { created_ms: created_ms.parse().ok()?, key: key.parse::<InstanceKey>().ok()?.as_str().into() })
+        Some(Self {
+            created_ms: created_ms.parse().ok()?,
+            key: key.parse::<InstanceKey>().ok()?.as_str().into(),
+        })
     }
 
     fn place(&self) -> (i64, &str) {
@@ -80,11 +83,14 @@ impl Filter {
         (self.status.is_empty() || self.status.contains(&view.status))
             && self.definition.as_ref().is_none_or(|d| d == name)
             && self.version.as_ref().is_none_or(|v| v == version)
-            && self.labels.iter().all(|(key, value)| match (view.labels.get(key), value) {
-                (Some(found), Some(value)) => found == value,
-                (found, None) => found.is_some(),
-                (None, Some(_)) => false,
-            })
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| match (view.labels.get(key), value) {
+                    (Some(found), Some(value)) => found == value,
+                    (found, None) => found.is_some(),
+                    (None, Some(_)) => false,
+                })
     }
 
     /// True when only instances that have not ended can match: then the smaller index will do.
@@ -98,26 +104,42 @@ impl Queries {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn list(&self, filter: &Filter, cursor: Option<Cursor>, limit: usize) -> Result<InstancePage, QueryError> {
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Result<InstancePage, QueryError> {
         let limit = limit.clamp(1, LIST_LIMIT_MAX);
         let mut merge = Merge::new(self, filter.open_only(), cursor);
         let (mut items, mut looked_at) = (Vec::new(), 0);
         while looked_at < LOOKED_AT_MAX {
             let chunk = merge.take(CHUNK.min(limit + 1)).await?;
             if chunk.is_empty() {
-                return Ok(InstancePage { items, next_cursor: None });
+                return Ok(InstancePage {
+                    items,
+                    next_cursor: None,
+                });
             }
             looked_at += chunk.len();
             for (place, view) in self.summaries(chunk, filter).await? {
                 merge.seen = Some(place);
-                let Some(view) = view.filter(|v| filter.wants(v)) else { continue };
+                let Some(view) = view.filter(|v| filter.wants(v)) else {
+                    continue;
+                };
                 items.push(view);
                 if items.len() == limit {
-                    return Ok(InstancePage { items, next_cursor: merge.seen.map(|c| c.encode()) });
+                    return Ok(InstancePage {
+                        items,
+                        next_cursor: merge.seen.map(|c| c.encode()),
+                    });
                 }
             }
         }
-        Ok(InstancePage { items, next_cursor: merge.seen.map(|c| c.encode()) })
+        Ok(InstancePage {
+            items,
+            next_cursor: merge.seen.map(|c| c.encode()),
+        })
     }
 
     async fn summaries(
@@ -125,14 +147,19 @@ impl Queries {
         places: Vec<Cursor>,
         filter: &Filter,
     ) -> Result<Vec<(Cursor, Option<InstanceView>)>, QueryError> {
-        let keys: Vec<Option<InstanceKey>> =
-            places.iter().map(|c| c.key.parse().ok().filter(|k| filter.wants_key(k))).collect();
+        let keys: Vec<Option<InstanceKey>> = places
+            .iter()
+            .map(|c| c.key.parse().ok().filter(|k| filter.wants_key(k)))
+            .collect();
         let wanted: Vec<&InstanceKey> = keys.iter().flatten().collect();
         let mut found = VecDeque::new();
         if !wanted.is_empty() {
             let mut reads = redis::pipe();
             for key in &wanted {
-                reads.cmd("HMGET").arg(self.instance_key(key)).arg(&SUMMARY_FIELDS[..]);
+                reads
+                    .cmd("HMGET")
+                    .arg(self.instance_key(key))
+                    .arg(&SUMMARY_FIELDS[..]);
             }
             found = self.store.pipe::<Vec<SummaryFields>>(&reads).await?.into();
         }
@@ -168,10 +195,26 @@ struct Lane {
 
 impl<'a> Merge<'a> {
     fn new(queries: &'a Queries, open_only: bool, seen: Option<Cursor>) -> Self {
-        let key = |p: PartitionId| if open_only { names::open_key(p) } else { names::index_key(p) };
+        let key = |p: PartitionId| {
+            if open_only {
+                names::open_key(p)
+            } else {
+                names::index_key(p)
+            }
+        };
         let from = seen.as_ref().map(|c| c.created_ms);
-        let lane = |p| Lane { key: key(p), buffer: VecDeque::new(), from, skip: 0, done: false };
-        Self { queries, lanes: queries.partitions().map(lane).collect(), seen }
+        let lane = |p| Lane {
+            key: key(p),
+            buffer: VecDeque::new(),
+            from,
+            skip: 0,
+            done: false,
+        };
+        Self {
+            queries,
+            lanes: queries.partitions().map(lane).collect(),
+            seen,
+        }
     }
 
     /// The next `count`, fewer only at the end.
@@ -179,12 +222,23 @@ impl<'a> Merge<'a> {
         let mut taken: Vec<Cursor> = Vec::new();
         while taken.len() < count {
             self.fill(count).await?;
-            let Some(lane) = self.lanes.iter_mut().filter(|l| !l.buffer.is_empty()).max_by(|a, b| {
-                a.buffer.front().map(Cursor::place).cmp(&b.buffer.front().map(Cursor::place))
-            }) else {
+            let Some(lane) = self
+                .lanes
+                .iter_mut()
+                .filter(|l| !l.buffer.is_empty())
+                .max_by(|a, b| {
+                    a.buffer
+                        .front()
+                        .map(Cursor::place)
+                        .cmp(&b.buffer.front().map(Cursor::place))
+                })
+            else {
                 break;
             };
-            let next = lane.buffer.pop_front().expect("the lane was chosen for having one");
+            let next = lane
+                .buffer
+                .pop_front()
+                .expect("the lane was chosen for having one");
             if self.seen.as_ref().is_none_or(|seen| next.place() < seen.place()) {
                 taken.push(next);
             }
@@ -195,13 +249,23 @@ impl<'a> Merge<'a> {
     /// Reads on in every lane that has run empty: one round trip for all.
     async fn fill(&mut self, count: usize) -> Result<(), QueryError> {
         let mut reads = redis::pipe();
-        let empty: Vec<_> = self.lanes.iter_mut().filter(|l| l.buffer.is_empty() && !l.done).collect();
+        let empty: Vec<_> = self
+            .lanes
+            .iter_mut()
+            .filter(|l| l.buffer.is_empty() && !l.done)
+            .collect();
         if empty.is_empty() {
             return Ok(());
         }
         for lane in &empty {
             let from = lane.from.map_or_else(|| "+inf".into(), |t| t.to_string());
-            reads.cmd("ZRANGE").arg(&lane.key).arg(from).arg("-inf").arg("BYSCORE").arg("REV");
+            reads
+                .cmd("ZRANGE")
+                .arg(&lane.key)
+                .arg(from)
+                .arg("-inf")
+                .arg("BYSCORE")
+                .arg("REV");
             reads.arg("LIMIT").arg(lane.skip).arg(count).arg("WITHSCORES");
         }
         let found: Vec<Vec<(String, i64)>> = self.queries.store.pipe(&reads).await?;
@@ -232,7 +296,10 @@ mod tests {
 
     #[test]
     fn cursors_round_trip_and_refuse_nonsense() {
-        let cursor = Cursor { created_ms: 1_700_000_000_123, key: "default/a:b".into() };
+        let cursor = Cursor {
+            created_ms: 1_700_000_000_123,
+            key: "default/a:b".into(),
+        };
         assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
         for bad in ["", "x", "MSAx", "💥"] {
             assert_eq!(Cursor::decode(bad), None, "{bad}");
@@ -241,7 +308,13 @@ mod tests {
 
     #[test]
     fn a_lane_reads_on_within_one_millisecond() {
-        let mut lane = Lane { key: String::new(), buffer: VecDeque::new(), from: None, skip: 0, done: false };
+        let mut lane = Lane {
+            key: String::new(),
+            buffer: VecDeque::new(),
+            from: None,
+            skip: 0,
+            done: false,
+        };
         lane.add(vec![("n/c".into(), 9), ("n/b".into(), 7), ("n/a".into(), 7)], 3);
         assert_eq!((lane.from, lane.skip, lane.done), (Some(7), 2, false));
         lane.add(vec![("n/Z".into(), 7)], 3);
@@ -250,7 +323,13 @@ mod tests {
 
     #[test]
     fn only_open_phases_use_the_open_index() {
-        let of = |status: &[Status]| Filter { status: status.into(), ..Filter::default() }.open_only();
+        let of = |status: &[Status]| {
+            Filter {
+                status: status.into(),
+                ..Filter::default()
+            }
+            .open_only()
+        };
         assert!(!of(&[]));
         assert!(of(&[Status::Running, Status::Waiting]));
         assert!(!of(&[Status::Running, Status::Completed]));

@@ -34,7 +34,11 @@ impl Archive {
     }
 
     /// Stores a version unless one is there, and says which of both.
-    pub(super) async fn keep(&self, key: &DefinitionRef, stored: &StoredDefinition) -> Result<Kept, Unavailable> {
+    pub(super) async fn keep(
+        &self,
+        key: &DefinitionRef,
+        stored: &StoredDefinition,
+    ) -> Result<Kept, Unavailable> {
         if let Some(earlier) = self.kept(key).await? {
             return Ok(Kept::Earlier(earlier));
         }
@@ -55,7 +59,10 @@ impl Archive {
             .payload(payload.into())
             .expected_stream(names::DEFINITIONS_STREAM)
             .expected_last_subject_sequence(0);
-        let sent = self.jetstream.send_publish(names::definition_subject(key), message).await?;
+        let sent = self
+            .jetstream
+            .send_publish(names::definition_subject(key), message)
+            .await?;
         match tokio::time::timeout(ACKNOWLEDGE, sent).await {
             Ok(acknowledged) => acknowledged.map(drop),
             Err(_elapsed) => Err(PublishErrorKind::TimedOut.into()),
@@ -65,7 +72,12 @@ impl Archive {
     /// What is stored under a version.
     pub(super) async fn kept(&self, key: &DefinitionRef) -> Result<Option<StoredDefinition>, Unavailable> {
         let subject = names::definition_subject(key);
-        match self.stream().await?.get_last_raw_message_by_subject(&subject).await {
+        match self
+            .stream()
+            .await?
+            .get_last_raw_message_by_subject(&subject)
+            .await
+        {
             Ok(message) => read(&subject, &message.payload).map(Some),
             Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(e) => Err(nats(e)),
@@ -79,7 +91,13 @@ impl Archive {
         let mut all = Vec::new();
         let mut next = state.first_sequence;
         while state.messages > 0 && next <= state.last_sequence {
-            match stream.raw_message_builder().sequence(next).next_by_subject(names::DEFINITIONS_SUBJECTS).send().await {
+            match stream
+                .raw_message_builder()
+                .sequence(next)
+                .next_by_subject(names::DEFINITIONS_SUBJECTS)
+                .send()
+                .await
+            {
                 Ok(message) => {
                     all.push(read(&message.subject, &message.payload)?);
                     next = message.sequence + 1;
@@ -92,12 +110,16 @@ impl Archive {
     }
 
     async fn stream(&self) -> Result<Stream<()>, Unavailable> {
-        self.jetstream.get_stream_no_info(names::DEFINITIONS_STREAM).await.map_err(nats)
+        self.jetstream
+            .get_stream_no_info(names::DEFINITIONS_STREAM)
+            .await
+            .map_err(nats)
     }
 }
 
 fn read(subject: &str, payload: &[u8]) -> Result<StoredDefinition, Unavailable> {
-    serde_json::from_slice(payload).map_err(|e| Unavailable::Nats(format!("{subject} holds no definition: {e}")))
+    serde_json::from_slice(payload)
+        .map_err(|e| Unavailable::Nats(format!("{subject} holds no definition: {e}")))
 }
 
 fn nats(error: impl std::fmt::Display) -> Unavailable {

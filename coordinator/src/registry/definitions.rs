@@ -115,7 +115,11 @@ impl Definitions {
     /// Empty; [`Self::refresh`] reads the lists.
     pub fn new(store: Store, jetstream: jetstream::Context) -> Self {
         let (archive, index) = (Archive::new(jetstream), Index::new(store));
-        Self(Arc::new(Inner { archive, index, known: RwLock::default() }))
+        Self(Arc::new(Inner {
+            archive,
+            index,
+            known: RwLock::default(),
+        }))
     }
 
     fn read<T>(&self, f: impl FnOnce(&Known) -> T) -> T {
@@ -129,12 +133,21 @@ impl Definitions {
     /// The newest version: the highest by semantic versioning.
     pub fn latest(&self, namespace: &str, name: &str) -> Option<DefinitionRef> {
         let info = self.get(namespace, name)?;
-        Some(DefinitionRef { namespace: info.namespace, name: info.name, version: info.version })
+        Some(DefinitionRef {
+            namespace: info.namespace,
+            name: info.name,
+            version: info.version,
+        })
     }
 
     /// Every definition in order.
     pub fn list(&self) -> Vec<DefinitionInfo> {
-        self.read(|k| k.versions.iter().filter_map(|(key, versions)| info(key, versions)).collect())
+        self.read(|k| {
+            k.versions
+                .iter()
+                .filter_map(|(key, versions)| info(key, versions))
+                .collect()
+        })
     }
 
     /// One definition with its versions.
@@ -156,18 +169,34 @@ impl Definitions {
     /// # Errors
     /// [`ApplyError`].
     pub async fn apply(&self, text: &str, now_ms: i64) -> Result<Applied, ApplyError> {
-        let source::Accepted { document, reference, warnings } = source::accept(text).map_err(ApplyError::Invalid)?;
-        let mut stored = StoredDefinition { source: text.into(), created_ms: now_ms };
+        let source::Accepted {
+            document,
+            reference,
+            warnings,
+        } = source::accept(text).map_err(ApplyError::Invalid)?;
+        let mut stored = StoredDefinition {
+            source: text.into(),
+            created_ms: now_ms,
+        };
         if let Kept::Earlier(earlier) = self.0.archive.keep(&reference, &stored).await? {
             agree(&reference, &document, &earlier)?;
             stored = earlier;
         }
-        let before = self.0.index.enter(&reference, &stored).await.map_err(Unavailable::from)?;
+        let before = self
+            .0
+            .index
+            .enter(&reference, &stored)
+            .await
+            .map_err(Unavailable::from)?;
         if let Some(earlier) = &before {
             agree(&reference, &document, earlier)?;
         }
         self.remember(&reference, document);
-        Ok(Applied { definition: reference, created: before.is_none(), warnings })
+        Ok(Applied {
+            definition: reference,
+            created: before.is_none(),
+            warnings,
+        })
     }
 
     /// The plan of an exact version: from memory, else Redis, else the archive. `None` when there is no such version.
@@ -178,7 +207,9 @@ impl Definitions {
         if let Some(plan) = millrace_engine::Definitions::plan(self, definition) {
             return Ok(Some(plan));
         }
-        let Some(stored) = self.stored(definition).await? else { return Ok(None) };
+        let Some(stored) = self.stored(definition).await? else {
+            return Ok(None);
+        };
         match source::accept(&stored.source) {
             Ok(accepted) => Ok(Some(self.remember(definition, accepted.document))),
             Err(faults) => {
@@ -246,7 +277,10 @@ impl Definitions {
     fn remember(&self, key: &DefinitionRef, document: Arc<Document>) -> Arc<Plan> {
         let fresh = Arc::new(Plan::new(document));
         self.write(|k| {
-            let versions = k.versions.entry((key.namespace.clone(), key.name.clone())).or_default();
+            let versions = k
+                .versions
+                .entry((key.namespace.clone(), key.name.clone()))
+                .or_default();
             if let Ok(version) = semver::Version::parse(&key.version)
                 && let Err(place) = versions.binary_search(&version)
             {
@@ -265,7 +299,10 @@ fn agree(key: &DefinitionRef, document: &Document, earlier: &StoredDefinition) -
 }
 
 fn ascending(texts: &[String]) -> Vec<semver::Version> {
-    let mut versions: Vec<_> = texts.iter().filter_map(|t| semver::Version::parse(t).ok()).collect();
+    let mut versions: Vec<_> = texts
+        .iter()
+        .filter_map(|t| semver::Version::parse(t).ok())
+        .collect();
     versions.sort();
     versions
 }

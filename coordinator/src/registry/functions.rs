@@ -29,13 +29,20 @@ pub struct Functions {
 impl Functions {
     /// Knows the built-in functions only; [`Self::refresh`] reads the rest.
     pub fn new(store: Store) -> Self {
-        Self { store, queues: Arc::new(RwLock::new(built_in())) }
+        Self {
+            store,
+            queues: Arc::new(RwLock::new(built_in())),
+        }
     }
 
     /// The queue of a function as `name:semver`, or of a call type as `call:http`; `None` when no worker ever
     /// registered it.
     pub fn queue_of(&self, function: &str) -> Option<String> {
-        self.queues.read().unwrap_or_else(PoisonError::into_inner).get(function).cloned()
+        self.queues
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(function)
+            .cloned()
     }
 
     /// Every function and its queue, in order.
@@ -73,8 +80,10 @@ impl Functions {
     /// # Errors
     /// [`StoreError`]; what was known stays known.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        let stored: HashMap<String, String> =
-            self.store.query(redis::cmd("HGETALL").arg(names::FUNCTIONS_KEY)).await?;
+        let stored: HashMap<String, String> = self
+            .store
+            .query(redis::cmd("HGETALL").arg(names::FUNCTIONS_KEY))
+            .await?;
         let mut queues = built_in();
         for (function, text) in stored {
             match serde_json::from_str::<FunctionEntry>(&text) {
@@ -92,12 +101,18 @@ impl Functions {
     }
 
     fn remember(&self, functions: impl Iterator<Item = (String, String)>) {
-        self.queues.write().unwrap_or_else(PoisonError::into_inner).extend(functions);
+        self.queues
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(functions);
     }
 }
 
 fn built_in() -> HashMap<String, String> {
-    BUILT_IN.iter().map(|f| ((*f).to_owned(), names::DEFAULT_QUEUE.to_owned())).collect()
+    BUILT_IN
+        .iter()
+        .map(|f| ((*f).to_owned(), names::DEFAULT_QUEUE.to_owned()))
+        .collect()
 }
 
 fn encode(entry: &FunctionEntry) -> String {

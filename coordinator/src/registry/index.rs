@@ -34,13 +34,16 @@ impl Index {
         reads.hget(&hash, &key.version).add_command(newest());
         let watched = [hash.as_str(), names::DEFINITIONS_KEY];
         let before = self.store.transact(&watched, &reads, |seen| {
-            let (earlier, newest): (Option<String>, Vec<(String, i64)>) = FromRedisValue::from_redis_value(Value::Array(seen))?;
+            let (earlier, newest): (Option<String>, Vec<(String, i64)>) =
+                FromRedisValue::from_redis_value(Value::Array(seen))?;
             if earlier.is_some() {
                 return Ok(Decision::Leave(earlier));
             }
             let mut commands = redis::pipe();
             commands.hset(&hash, &key.version, &text).ignore();
-            commands.zadd(names::DEFINITIONS_KEY, &member, revision(&newest) + 1).ignore();
+            commands
+                .zadd(names::DEFINITIONS_KEY, &member, revision(&newest) + 1)
+                .ignore();
             Ok(Decision::Commit(commands, None))
         });
         before.await?.map(|text| read(key, &text)).transpose()
@@ -49,19 +52,30 @@ impl Index {
     /// One version.
     pub(super) async fn fetch(&self, key: &DefinitionRef) -> Result<Option<StoredDefinition>, StoreError> {
         let hash = names::definition_key(&key.namespace, &key.name);
-        let text: Option<String> = self.store.query(redis::cmd("HGET").arg(hash).arg(&key.version)).await?;
+        let text: Option<String> = self
+            .store
+            .query(redis::cmd("HGET").arg(hash).arg(&key.version))
+            .await?;
         text.map(|text| read(key, &text)).transpose()
     }
 
     /// The newest revision; 0 when there is no definition.
     pub(super) async fn revision(&self) -> Result<i64, StoreError> {
-        self.store.query(&newest()).await.map(|top: Vec<(String, i64)>| revision(&top))
+        self.store
+            .query(&newest())
+            .await
+            .map(|top: Vec<(String, i64)>| revision(&top))
     }
 
     /// Definitions that changed after a revision, with all their versions, and the newest revision among them.
     pub(super) async fn since(&self, after: i64) -> Result<Changes, StoreError> {
         let mut range = redis::cmd("ZRANGE");
-        range.arg(names::DEFINITIONS_KEY).arg(format!("({after}")).arg("+inf").arg("BYSCORE").arg("WITHSCORES");
+        range
+            .arg(names::DEFINITIONS_KEY)
+            .arg(format!("({after}"))
+            .arg("+inf")
+            .arg("BYSCORE")
+            .arg("WITHSCORES");
         let changed: Vec<(String, i64)> = self.store.query(&range).await?;
         let keys: Vec<(String, String)> = changed.iter().filter_map(|(member, _)| split(member)).collect();
         let mut reads = redis::pipe();
@@ -73,7 +87,10 @@ impl Index {
             false => self.store.pipe(&reads).await?,
         };
         let revision = changed.iter().map(|(_, score)| *score).max().unwrap_or(after);
-        Ok(Changes { versions: keys.into_iter().zip(versions).collect(), revision })
+        Ok(Changes {
+            versions: keys.into_iter().zip(versions).collect(),
+            revision,
+        })
     }
 }
 
@@ -87,7 +104,12 @@ pub(super) struct Changes {
 
 fn newest() -> redis::Cmd {
     let mut command = redis::cmd("ZRANGE");
-    command.arg(names::DEFINITIONS_KEY).arg(0).arg(0).arg("REV").arg("WITHSCORES");
+    command
+        .arg(names::DEFINITIONS_KEY)
+        .arg(0)
+        .arg(0)
+        .arg("REV")
+        .arg("WITHSCORES");
     command
 }
 
@@ -96,7 +118,9 @@ fn revision(newest: &[(String, i64)]) -> i64 {
 }
 
 fn split(member: &str) -> Option<(String, String)> {
-    member.split_once('/').map(|(namespace, name)| (namespace.into(), name.into()))
+    member
+        .split_once('/')
+        .map(|(namespace, name)| (namespace.into(), name.into()))
 }
 
 fn read(key: &DefinitionRef, text: &str) -> Result<StoredDefinition, StoreError> {

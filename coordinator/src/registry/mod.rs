@@ -49,7 +49,10 @@ impl Registry {
     pub async fn start(&self) -> Result<(), Unavailable> {
         let restored = self.definitions.restore().await?;
         if restored > 0 {
-            tracing::warn!(restored, "definitions were missing in redis and came back from their stream");
+            tracing::warn!(
+                restored,
+                "definitions were missing in redis and came back from their stream"
+            );
         }
         self.refresh().await?;
         Ok(())

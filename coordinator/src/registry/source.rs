@@ -19,14 +19,30 @@ pub(super) struct Accepted {
 
 /// Parses and checks a text; refuses what this build cannot run.
 pub(super) fn accept(text: &str) -> Result<Accepted, Vec<Diagnostic>> {
-    let Parsed { document, mut warnings } = millrace_dsl::parse(text)?;
+    let Parsed {
+        document,
+        mut warnings,
+    } = millrace_dsl::parse(text)?;
     warnings.extend(millrace_dsl::unsupported(&document));
     if warnings.iter().any(|d| d.severity == Severity::Error) {
         return Err(warnings);
     }
-    let Document { namespace, name, version, .. } = &*document;
-    let reference = DefinitionRef { namespace: namespace.clone(), name: name.clone(), version: version.clone() };
-    Ok(Accepted { document, reference, warnings })
+    let Document {
+        namespace,
+        name,
+        version,
+        ..
+    } = &*document;
+    let reference = DefinitionRef {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        version: version.clone(),
+    };
+    Ok(Accepted {
+        document,
+        reference,
+        warnings,
+    })
 }
 
 /// True when a text is the same document: equal as JSON, whatever its order of keys, layout and comments.
@@ -52,8 +68,14 @@ mod tests {
 
     #[test]
     fn what_cannot_run_yet_is_refused() {
-        let text = HELLO.replace("{set: {x: 1, y: 2}}", "{emit: {event: {with: {source: https://a.b, type: c}}}}");
+        let text = HELLO.replace(
+            "{set: {x: 1, y: 2}}",
+            "{emit: {event: {with: {source: https://a.b, type: c}}}}",
+        );
         let faults = accept(&text).unwrap_err();
-        assert!(faults.iter().any(|d| d.message.contains("not supported yet")), "{faults:?}");
+        assert!(
+            faults.iter().any(|d| d.message.contains("not supported yet")),
+            "{faults:?}"
+        );
     }
 }

@@ -56,7 +56,10 @@ pub struct Store {
 impl Store {
     /// Over the process's shared connection; transactions make connections of their own.
     pub fn new(config: RedisConfig, shared: SharedRedis) -> Self {
-        Self { config: Arc::new(config), shared }
+        Self {
+            config: Arc::new(config),
+            shared,
+        }
     }
 
     /// Runs one command that is safe to repeat.
@@ -88,7 +91,10 @@ impl Store {
     ) -> Result<T, StoreError> {
         let mut connection = connect(&self.config).await?;
         for _ in 0..TRIES {
-            redis::cmd("WATCH").arg(keys).query_async::<()>(&mut connection).await?;
+            redis::cmd("WATCH")
+                .arg(keys)
+                .query_async::<()>(&mut connection)
+                .await?;
             let seen: Vec<Value> = reads.query_async(&mut connection).await?;
             let unreadable = |e: redis::ParsingError| StoreError::Unreadable(keys.join(" "), e.to_string());
             let (mut commands, answer) = match decide(seen).map_err(unreadable)? {
