@@ -17,5 +17,6 @@ pub mod random;
 pub mod redis;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 
 pub use shutdown::Shutdown;

@@ -61,6 +61,7 @@ pub async fn connect(config: &RedisConfig) -> Result<MultiplexedConnection, Erro
 
 fn client(config: &RedisConfig) -> Result<redis::Client, Error> {
     use redis::IntoConnectionInfo;
+    crate::tls::install_provider();
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(USER_TIMEOUT)
         .with_interval(Duration::from_secs(2));

@@ -6,6 +6,7 @@
 
 pub mod field;
 mod logs;
+mod otel;
 mod trace_context;
 mod tracer;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use crate::config::TelemetryConfig;
 
+pub use otel::OtelContext;
 pub use trace_context::{SpanId, TraceContext, TraceId, span_id_of, trace_id_of};
 pub use tracer::{AttributeValue, Span, SpanKind, SpanStatus, Tracer};
 
@@ -29,6 +31,7 @@ pub struct Guard {
 /// telemetry is better than none, so problems are logged.
 pub fn init(config: &TelemetryConfig, service_name: &str) -> Guard {
     logs::init(config);
+    crate::tls::install_provider();
     let name = config.service_name.as_deref().unwrap_or(service_name);
     let tracer = match &config.traces_endpoint {
         None => Tracer::disabled(),

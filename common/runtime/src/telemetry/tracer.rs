@@ -265,7 +265,7 @@ fn data(span: Span, scope: InstrumentationScope) -> SpanData {
     links.links = span
         .links
         .iter()
-        .map(|l| opentelemetry::trace::Link::with_context(context(*l, true)))
+        .map(|l| opentelemetry::trace::Link::with_context(span_context(*l, true)))
         .collect();
     let own = TraceContext {
         trace_id: span.trace_id,
@@ -273,7 +273,7 @@ fn data(span: Span, scope: InstrumentationScope) -> SpanData {
         sampled: true,
     };
     SpanData {
-        span_context: context(own, false),
+        span_context: span_context(own, false),
         parent_span_id: opentelemetry::SpanId::from(span.parent.map_or(0, |p| p.0)),
         parent_span_is_remote: span.parent.is_some(),
         span_kind: kind(span.kind),
@@ -293,7 +293,7 @@ fn data(span: Span, scope: InstrumentationScope) -> SpanData {
     }
 }
 
-fn context(c: TraceContext, is_remote: bool) -> SpanContext {
+pub(super) fn span_context(c: TraceContext, is_remote: bool) -> SpanContext {
     let flags = if c.sampled {
         TraceFlags::SAMPLED
     } else {

@@ -1,0 +1,349 @@
+//! What a handler gets beside its input.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use millrace_common::{InstanceKey, Progress, RawJson, RecordBody, Step, limits, wire};
+use millrace_runtime::nats::{PublishError, Publisher};
+use millrace_runtime::telemetry::{TraceContext, span_id_of};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::Failure;
+use crate::egress::{Egress, Http};
+
+/// One delivery of one step. Cheap to clone.
+///
+/// The worker keeps the step's lease alive by itself for as long as the handler runs; there is nothing to call.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    step: Step,
+    delivery: u32,
+    cancel: CancellationToken,
+    /// Last value saved by anyone.
+    saved: Mutex<Option<RawJson>>,
+    /// The span of the attempt, made by the coordinator.
+    parent: Option<TraceContext>,
+    /// Identity of the span that stands for this run.
+    trace: Option<TraceContext>,
+    home: Arc<Home>,
+}
+
+/// What contexts of one worker share.
+pub(crate) struct Home {
+    pub(crate) worker: String,
+    pub(crate) egress: Egress,
+    /// `None` in detached contexts.
+    pub(crate) publisher: Option<Publisher>,
+}
+
+/// Why a value was not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// It cannot be written as JSON.
+    #[error("cannot encode the checkpoint: {0}")]
+    Encode(#[from] serde_json::Error),
+    /// It is too large.
+    #[error("the checkpoint has {size} bytes, allowed are {max}")]
+    TooLarge {
+        /// Its size as JSON.
+        size: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// The log does not take it.
+    #[error("cannot store the checkpoint: {0}")]
+    Refused(#[from] PublishError),
+    /// The step was cancelled meanwhile.
+    #[error("the step was cancelled before the checkpoint was stored")]
+    Cancelled,
+}
+
+impl Context {
+    /// A delivery of a step; `parent` is the span of its attempt.
+    pub(crate) fn new(step: Step, delivery: u32, parent: Option<TraceContext>, home: Arc<Home>) -> Self {
+        let saved = Mutex::new(step.progress.clone());
+        // Computed, so that a span sent twice is the same span.
+        let span_id = |step: &str| span_id_of(&[step, "process", &delivery.to_string()]);
+        let trace = parent.map(|p| TraceContext {
+            span_id: span_id(&step.id),
+            ..p
+        });
+        Self(Arc::new(Inner {
+            step,
+            delivery,
+            cancel: CancellationToken::new(),
+            saved,
+            parent,
+            trace,
+            home,
+        }))
+    }
+
+    /// A context without a worker, for unit tests of handlers: first attempt, first delivery, checkpoints are kept in
+    /// memory.
+    ///
+    /// # Panics
+    /// Never: the names in it are valid.
+    pub fn detached(function: &str, input: RawJson) -> Self {
+        let step = Step {
+            id: "detached.1".into(),
+            key: "detached".into(),
+            instance: InstanceKey::new("default", "detached").expect("both are valid names"),
+            definition: "default/detached@0.0.0".into(),
+            task: "/do/0/detached".into(),
+            function: function.into(),
+            attempt: 1,
+            generation: 0,
+            frame: 0,
+            input,
+            deadline_ms: None,
+            progress: None,
+            report: String::new(),
+            token: String::new(),
+        };
+        Self::for_step(step)
+    }
+
+    pub(crate) fn for_step(step: Step) -> Self {
+        let home = Home {
+            worker: "detached".into(),
+            egress: Egress::default(),
+            publisher: None,
+        };
+        Self::new(step, 1, None, Arc::new(home))
+    }
+
+    /// The same for every delivery, attempt and re-dispatch of this task in this iteration: make side effects
+    /// idempotent by it.
+    pub fn idempotency_key(&self) -> &str {
+        &self.0.step.key
+    }
+
+    #[cfg(test)]
+    pub(crate) fn detached_with(egress: Egress) -> Self {
+        let step = Self::detached("f:1.0.0", RawJson::null()).step().clone();
+        Self::new(
+            step,
+            1,
+            None,
+            Arc::new(Home {
+                worker: "detached".into(),
+                egress,
+                publisher: None,
+            }),
+        )
+    }
+
+    /// Retry number of the definition, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.0.step.attempt
+    }
+
+    /// Delivery number of this attempt, from 1: above 1 an earlier worker did not finish.
+    pub fn delivery(&self) -> u32 {
+        self.0.delivery
+    }
+
+    /// The instance.
+    pub fn instance(&self) -> &InstanceKey {
+        &self.0.step.instance
+    }
+
+    /// JSON Pointer of the task in its definition.
+    pub fn task(&self) -> &str {
+        &self.0.step.task
+    }
+
+    /// The definition, `namespace/name@version`.
+    pub fn definition(&self) -> &str {
+        &self.0.step.definition
+    }
+
+    /// Id of this worker.
+    pub fn worker(&self) -> &str {
+        &self.0.home.worker
+    }
+
+    /// The input as it came.
+    pub fn input(&self) -> &RawJson {
+        &self.0.step.input
+    }
+
+    /// When the result no longer counts.
+    pub fn deadline(&self) -> Option<SystemTime> {
+        let ms = self.0.step.deadline_ms?;
+        Some(UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+    }
+
+    /// Time until [`Self::deadline`], zero when it passed.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline()
+            .map(|d| d.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO))
+    }
+
+    /// Completes when the step should stop: its instance was cancelled, its deadline passed, or another branch
+    /// won. Clean up, then return [`Failure::cancelled`]. A handler that ignores it runs on for nothing.
+    pub async fn cancelled(&self) {
+        self.0.cancel.cancelled().await;
+    }
+
+    /// Whether the step should stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancel.is_cancelled()
+    }
+
+    /// The same as a token, for code that takes one.
+    pub fn cancel_token(&self) -> CancellationToken {
+        self.0.cancel.clone()
+    }
+
+    /// Saves a value durably: when this returns, the next delivery or attempt of the task gets it from
+    /// [`Self::saved`], on any worker.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]. While the log is unreachable or full this waits and tries again.
+    pub async fn checkpoint<T: Serialize + ?Sized + Sync>(&self, value: &T) -> Result<(), CheckpointError> {
+        let value = RawJson::encode(value)?;
+        if value.len() > limits::PAYLOAD_BYTES_MAX {
+            return Err(CheckpointError::TooLarge {
+                size: value.len(),
+                max: limits::PAYLOAD_BYTES_MAX,
+            });
+        }
+        if let Some(publisher) = &self.0.home.publisher {
+            let stored = self.store(publisher, &value);
+            self.0
+                .cancel
+                .run_until_cancelled(stored)
+                .await
+                .ok_or(CheckpointError::Cancelled)??;
+        }
+        self.keep(Some(value));
+        Ok(())
+    }
+
+    /// The value last saved by this or an earlier delivery or attempt of the task.
+    ///
+    /// # Errors
+    /// A `validation` failure when the saved value has another shape than `T`: a newer version of the handler must
+    /// read what older ones saved.
+    pub fn saved<T: DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
+        let saved = self
+            .0
+            .saved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let decode = |raw: RawJson| {
+            raw.decode().map_err(|e| {
+                let detail = format!("the saved checkpoint does not fit: {e}");
+                Failure::new(millrace_common::ErrorKind::Validation, detail)
+            })
+        };
+        saved.map(decode).transpose()
+    }
+
+    /// An HTTP client whose requests carry this step's trace context and obey the worker's egress table.
+    pub fn http(&self) -> Http<'_> {
+        self.0.home.egress.with(self.0.trace)
+    }
+
+    /// Identity of the span that stands for this run; `None` when the instance is not traced.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.0.trace
+    }
+
+    pub(crate) fn step(&self) -> &Step {
+        &self.0.step
+    }
+
+    /// The span of the attempt.
+    pub(crate) fn parent(&self) -> Option<TraceContext> {
+        self.0.parent
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.cancel.cancel();
+    }
+
+    /// Replaces the saved value by a newer one, if there is one.
+    pub(crate) fn keep(&self, value: Option<RawJson>) {
+        if value.is_some() {
+            *self.0.saved.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        }
+    }
+
+    /// The record that says who runs the step, with or without a value.
+    pub(crate) fn progress(&self, value: Option<RawJson>) -> bytes::Bytes {
+        let step = &self.0.step;
+        let body = RecordBody::Progress(Box::new(Progress {
+            step: step.id.clone(),
+            frame: step.frame,
+            worker: self.0.home.worker.clone(),
+            delivery: self.0.delivery,
+            value,
+        }));
+        wire::encode_record(Some(&step.instance), &body)
+    }
+
+    async fn store(&self, publisher: &Publisher, value: &RawJson) -> Result<(), PublishError> {
+        let record = self.progress(Some(value.clone()));
+        let mut backoff = millrace_runtime::backoff::Backoff::for_servers();
+        loop {
+            match publisher
+                .publish(self.0.step.report.clone(), None, record.clone())
+                .await
+            {
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(instance.id = %self.instance(), %error, "checkpoint not stored, trying again");
+                    backoff.sleep().await;
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("step", &self.0.step.id)
+            .field("instance", &self.0.step.instance)
+            .field("delivery", &self.0.delivery)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn checkpoints_are_read_back_and_bounded() {
+        let ctx = Context::detached("f:1.0.0", RawJson::null());
+        assert_eq!(ctx.saved::<u32>().unwrap(), None);
+        ctx.checkpoint(&7).await.unwrap();
+        assert_eq!(ctx.saved::<u32>().unwrap(), Some(7));
+        assert!(ctx.saved::<String>().is_err());
+        let large = "x".repeat(limits::PAYLOAD_BYTES_MAX);
+        assert!(matches!(
+            ctx.checkpoint(&large).await,
+            Err(CheckpointError::TooLarge { .. })
+        ));
+        assert_eq!(ctx.saved::<u32>().unwrap(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn cancelling_reaches_every_clone() {
+        let ctx = Context::detached("f:1.0.0", RawJson::null());
+        let other = ctx.clone();
+        ctx.cancel();
+        other.cancelled().await;
+        assert!(other.is_cancelled());
+    }
+}
