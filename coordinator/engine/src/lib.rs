@@ -12,16 +12,26 @@
 //! 4. only after the commit the effects leave. After a crash they are found in the outbox; a step's message is
 //!    rebuilt from the state by [`Instance::step`].
 
+mod activate;
 mod apply;
+mod data;
+mod dispatch;
 pub mod effect;
+mod frame;
+mod ids;
 pub mod plan;
+mod scope;
 mod state;
 mod status;
+mod store;
+mod time;
+mod trace;
 pub mod view;
 
 pub use apply::apply;
 pub use effect::{Dispatch, Effect, Ignored, Outcome, Transition, Writes};
 pub use plan::{Definitions, Plan};
-pub use state::{Instance, LoadError};
+pub use state::Instance;
 pub use status::Status;
+pub use store::LoadError;
 pub use view::{InstanceView, Waiting, WaitingKind};

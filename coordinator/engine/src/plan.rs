@@ -1,23 +1,19 @@
 //! A definition made ready to run: every task of every list flattened into nodes with small stable ids.
+//!
+//! Node 0 is the workflow itself. Stored instances name nodes by number, so the numbering may never change for a
+//! given definition: lists are numbered as wholes, in document order, then what is inside their tasks, depth first.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_common::DefinitionRef;
-use millrace_dsl::model::Document;
-
-/// See the module.
-#[derive(Debug)]
-pub struct Plan {
-    /// The tree.
-    pub document: Arc<Document>,
-}
-
-impl Plan {
-    /// Flattens a document. Ids follow document order, so that they are the same in every process and build.
-    pub fn new(document: Arc<Document>) -> Self {
-        Self { document }
-    }
-}
+use millrace_dsl::Value;
+use millrace_dsl::expression::Expression;
+use millrace_dsl::model::{
+    Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Flow, FunctionTarget, HttpCall,
+    Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
+};
+use millrace_dsl::template::Template;
 
 /// Where `apply` finds definitions. The shell answers from a cache that it filled before.
 pub trait Definitions {
@@ -27,4 +23,273 @@ pub trait Definitions {
     /// The newest version of a definition, for a `run: workflow` that asks for `latest`. `None` faults the task with a
     /// configuration error. The answer is recorded in the instance, so a later deploy does not change it.
     fn latest(&self, namespace: &str, name: &str) -> Option<String>;
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Plan {
+    /// The tree.
+    pub document: Arc<Document>,
+    /// `namespace/name@version`.
+    definition: String,
+    /// The first one is the workflow.
+    nodes: Vec<Node>,
+}
+
+/// Number of a node.
+pub(crate) type NodeId = u32;
+
+/// The workflow itself.
+pub(crate) const ROOT: NodeId = 0;
+
+/// The nodes of one list: they are neighbours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct List {
+    pub(crate) first: NodeId,
+    pub(crate) len: u32,
+}
+
+/// One task with what every task has.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) pointer: Arc<str>,
+    pub(crate) condition: Option<Expression>,
+    pub(crate) input: DataIn,
+    pub(crate) output: DataOut,
+    pub(crate) export: DataOut,
+    pub(crate) timeout: Option<Timeout>,
+    pub(crate) then: Option<Flow>,
+    pub(crate) queue: Option<String>,
+    pub(crate) action: Action,
+    pub(crate) source: Value,
+}
+
+/// What a task does.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Do(List),
+    Set(Template),
+    Switch(Vec<Case>),
+    For(Box<ForNode>),
+    Fork { branches: List, compete: bool },
+    Try(Box<TryNode>),
+    Raise(Box<ErrorTemplate>),
+    Emit(Template),
+    Wait(DurationValue),
+    Child(Box<ChildNode>),
+    Http(Box<HttpCall>),
+    Fleet { function: Arc<str>, arguments: Option<Template> },
+    Inline { function: NodeId, arguments: Option<Template> },
+    Unsupported(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct ForNode {
+    pub(crate) each: String,
+    pub(crate) at: String,
+    pub(crate) items: Template,
+    pub(crate) condition: Option<Expression>,
+    pub(crate) body: List,
+}
+
+#[derive(Debug)]
+pub(crate) struct TryNode {
+    pub(crate) body: List,
+    pub(crate) filter: ErrorFilter,
+    pub(crate) variable: String,
+    pub(crate) when: Option<Expression>,
+    pub(crate) except_when: Option<Expression>,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) handler: Option<List>,
+    pub(crate) then: Option<Flow>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChildNode {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) input: Option<Template>,
+    pub(crate) awaited: bool,
+}
+
+impl Plan {
+    /// Flattens a document. Ids follow document order, so that they are the same in every process and build.
+    pub fn new(document: Arc<Document>) -> Self {
+        let mut builder = Builder::default();
+        builder.nodes.push(root(&document));
+        let tasks = builder.list(&document.tasks.tasks);
+        builder.set(ROOT, Action::Do(tasks));
+        let definition = format!("{}/{}@{}", document.namespace, document.name, document.version);
+        Self { definition, nodes: builder.nodes, document }
+    }
+
+    /// `namespace/name@version`.
+    pub fn definition(&self) -> &str {
+        &self.definition
+    }
+
+    /// Number of tasks, all levels.
+    pub fn len(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    /// True for a definition whose `do` is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The workflow itself.
+    pub(crate) fn root(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// `None` for a number that no node of this plan has: the state belongs to another definition.
+    pub(crate) fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id as usize)
+    }
+}
+
+/// The workflow as a task: its list, its timeout. Its input and output have their own rules (`activate::workflow`).
+fn root(document: &Document) -> Node {
+    Node {
+        name: document.name.clone(),
+        pointer: "/".into(),
+        condition: None,
+        input: document.input.clone(),
+        output: document.output.clone(),
+        export: DataOut::default(),
+        timeout: document.timeout.clone(),
+        then: None,
+        queue: None,
+        action: Action::Do(List::default()),
+        source: document.source.clone(),
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    nodes: Vec<Node>,
+    functions: BTreeMap<String, NodeId>,
+}
+
+impl Builder {
+    #[expect(clippy::cast_possible_truncation, reason = "a definition has at most DEFINITION_TASKS_MAX tasks")]
+    fn list(&mut self, tasks: &[Task]) -> List {
+        let list = List { first: self.nodes.len() as NodeId, len: tasks.len() as u32 };
+        self.nodes.extend(tasks.iter().map(shell));
+        for (id, task) in (list.first..).zip(tasks) {
+            let action = self.action(task);
+            self.set(id, action);
+        }
+        list
+    }
+
+    fn set(&mut self, id: NodeId, action: Action) {
+        if let Some(node) = self.nodes.get_mut(id as usize) {
+            node.action = action;
+        }
+    }
+
+    fn optional(&mut self, list: Option<&TaskList>) -> Option<List> {
+        list.map(|l| self.list(&l.tasks))
+    }
+
+    fn action(&mut self, task: &Task) -> Action {
+        match &task.kind {
+            TaskKind::Do(list) => Action::Do(self.list(&list.tasks)),
+            TaskKind::Set(value) => Action::Set(value.clone()),
+            TaskKind::Switch(cases) => Action::Switch(cases.clone()),
+            TaskKind::For(f) => Action::For(Box::new(ForNode {
+                each: f.each.clone(),
+                at: f.at.clone(),
+                items: f.items.clone(),
+                condition: f.condition.clone(),
+                body: self.list(&f.body.tasks),
+            })),
+            TaskKind::Fork(fork) => Action::Fork { branches: self.list(&fork.branches), compete: fork.compete },
+            TaskKind::Try(t) => Action::Try(Box::new(TryNode {
+                body: self.list(&t.body.tasks),
+                filter: t.catch.filter.clone(),
+                variable: t.catch.variable.clone(),
+                when: t.catch.when.clone(),
+                except_when: t.catch.except_when.clone(),
+                retry: t.catch.retry.clone(),
+                handler: self.optional(t.catch.handler.as_ref()),
+                then: t.catch.then,
+            })),
+            TaskKind::Raise(error) => Action::Raise(Box::new(error.clone())),
+            TaskKind::Emit(emit) => Action::Emit(emit.with.clone()),
+            TaskKind::Listen(_) => Action::Unsupported("`listen`".into()),
+            TaskKind::Wait(duration) => Action::Wait(duration.clone()),
+            TaskKind::Run(run) => process(run),
+            TaskKind::Call(call) => self.call(call),
+        }
+    }
+
+    fn call(&mut self, call: &Call) -> Action {
+        let other = |kind: &str| Action::Unsupported(format!("`call: {kind}`"));
+        match call {
+            Call::Http(http) => Action::Http(Box::new(http.clone())),
+            Call::OpenApi(_) => other("openapi"),
+            Call::Grpc(_) => other("grpc"),
+            Call::AsyncApi(_) => other("asyncapi"),
+            Call::Mcp(_) => other("mcp"),
+            Call::A2a(_) => other("a2a"),
+            Call::Function(call) => {
+                let arguments = call.arguments.clone();
+                match &call.target {
+                    FunctionTarget::Fleet(function) => Action::Fleet { function: function.as_str().into(), arguments },
+                    FunctionTarget::Inline(task) => Action::Inline { function: self.function(task), arguments },
+                    FunctionTarget::Catalog { catalog, .. } => {
+                        Action::Unsupported(format!("a function of catalog `{catalog}`"))
+                    }
+                    FunctionTarget::Url(url) => Action::Unsupported(format!("a function by URL (`{url}`)")),
+                }
+            }
+        }
+    }
+
+    /// The node of a function of `use.functions`: one for all its calls.
+    fn function(&mut self, task: &Task) -> NodeId {
+        if let Some(id) = self.functions.get(&task.pointer) {
+            return *id;
+        }
+        let id = self.list(std::slice::from_ref(task)).first;
+        self.functions.insert(task.pointer.clone(), id);
+        id
+    }
+}
+
+fn process(run: &Run) -> Action {
+    match &run.process {
+        Process::Container(_) => Action::Unsupported("`run: container`".into()),
+        Process::Script(_) => Action::Unsupported("`run: script`".into()),
+        Process::Shell(_) => Action::Unsupported("`run: shell`".into()),
+        Process::Workflow { namespace, name, version, input } => Action::Child(Box::new(ChildNode {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            version: version.clone(),
+            input: input.clone(),
+            awaited: run.awaited,
+        })),
+    }
+}
+
+/// A node without its action yet.
+fn shell(task: &Task) -> Node {
+    Node {
+        name: task.name.clone(),
+        pointer: task.pointer.as_str().into(),
+        condition: task.condition.clone(),
+        input: task.input.clone(),
+        output: task.output.clone(),
+        export: task.export.clone(),
+        timeout: task.timeout.clone(),
+        then: task.then,
+        queue: task.settings.queue.clone(),
+        action: Action::Do(List::default()),
+        source: task.source.clone(),
+    }
 }

@@ -1,52 +1,158 @@
 //! One instance in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use millrace_common::{DefinitionRef, InstanceKey};
+use millrace_common::{DefinitionRef, InstanceKey, ParentLink, Problem};
 
+use crate::data::Data;
 use crate::effect::{Dispatch, Writes};
+use crate::frame::{Body, Frame, FrameId, Open, Parts, ROOT_FRAME};
 use crate::plan::Plan;
 use crate::status::Status;
-use crate::view::Waiting;
-
-/// Why stored fields are not an instance.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A field that every instance has is not there.
-    #[error("stored instance has no field `{0}`")]
-    Missing(&'static str),
-    /// A field cannot be decoded.
-    #[error("cannot decode field `{field}` of a stored instance: {reason}")]
-    Field {
-        /// Its name.
-        field: String,
-        /// serde_json's reason, or what does not fit.
-        reason: String,
-    },
-    /// Written by a newer build.
-    #[error(
-        "field `{field}` of a stored instance has version {found}, newer than {known}; upgrade this process"
-    )]
-    Version {
-        /// Its name.
-        field: String,
-        /// Version found.
-        found: u32,
-        /// Newest version known.
-        known: u32,
-    },
-}
+use crate::store::{self, LoadError};
+use crate::{dispatch, view};
 
 /// One run of a definition: what [`crate::apply`] changes.
 #[derive(Clone, Debug)]
 pub struct Instance {
-    key: InstanceKey,
-    definition: DefinitionRef,
-    labels: BTreeMap<String, String>,
+    pub(crate) key: InstanceKey,
+    pub(crate) identity: Identity,
+    pub(crate) header: Header,
+    /// Raw workflow input.
+    pub(crate) input: Data,
+    /// `$context` of everything outside of fork branches.
+    pub(crate) context: Data,
+    /// It was changed, so there is a field of it.
+    pub(crate) context_stored: bool,
+    pub(crate) output: Option<Data>,
+    pub(crate) error: Option<Problem>,
+    pub(crate) frames: BTreeMap<FrameId, Frame>,
+    /// The plan of the last `apply`: saves a look-up for each record.
+    pub(crate) plan: Option<Arc<Plan>>,
+    pub(crate) open_steps: usize,
+    pub(crate) open_waits: usize,
+    pub(crate) changes: Changes,
+}
+
+/// What never changes after the start.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) definition: DefinitionRef,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) parent: Option<ParentLink>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) created_ms: i64,
+}
+
+/// Small and rewritten at each transition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) started_ms: i64,
+    pub(crate) ended: Option<Ended>,
+    pub(crate) suspended: bool,
+    pub(crate) quarantine: Option<Quarantine>,
+    pub(crate) next_frame: FrameId,
+    pub(crate) next_timer: u32,
+    /// Number of the last trace entry.
+    pub(crate) traced: u64,
+    /// Tasks begun.
+    pub(crate) ordinal: u64,
+    /// Number of the last continuation.
+    pub(crate) continuation: u64,
+    /// Its record is on its way.
+    pub(crate) continuing: bool,
+    /// Frames that go on with the next continuation, in this order.
+    pub(crate) ready: VecDeque<FrameId>,
+}
+
+/// How and when an instance ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) status: Status,
+    pub(crate) at_ms: i64,
+}
+
+/// Why and since when an instance is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Quarantine {
+    pub(crate) reason: String,
+    pub(crate) since_ms: i64,
+}
+
+/// What changed since the last [`Instance::take_writes`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) parts: [Option<Change>; Part::ALL.len()],
+    pub(crate) frames: Vec<FrameId>,
+    pub(crate) deleted: Vec<String>,
+    pub(crate) trace: Vec<(u64, Bytes)>,
+    pub(crate) trace_deleted: Vec<u64>,
+    /// Bytes of all stored parts of frames.
+    pub(crate) frame_bytes: usize,
+}
+
+/// Fields of the instance as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Identity,
+    Header,
+    Input,
+    Context,
+    Output,
+    Error,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Identity, Self::Header, Self::Input, Self::Context, Self::Output, Self::Error];
+
+    /// Name of its field.
+    pub(crate) const fn field(self) -> &'static str {
+        match self {
+            Self::Identity => "i",
+            Self::Header => "h",
+            Self::Input => "in",
+            Self::Context => "c",
+            Self::Output => "out",
+            Self::Error => "err",
+        }
+    }
+}
+
+/// What happens to a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Set,
+    Delete,
 }
 
 impl Instance {
+    /// A new one, without frames.
+    pub(crate) fn new(key: InstanceKey, identity: Identity, input: Data) -> Self {
+        let header = Header { started_ms: identity.created_ms, next_frame: ROOT_FRAME, ..Header::default() };
+        let mut new = Self {
+            key,
+            identity,
+            header,
+            input,
+            context: Data::empty_object(),
+            context_stored: false,
+            output: None,
+            error: None,
+            frames: BTreeMap::new(),
+            plan: None,
+            open_steps: 0,
+            open_waits: 0,
+            changes: Changes::default(),
+        };
+        for part in [Part::Identity, Part::Header, Part::Input] {
+            new.touch(part);
+        }
+        new
+    }
+
     /// Reads an instance from the fields of its state hash.
     ///
     /// # Errors
@@ -56,81 +162,182 @@ impl Instance {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let _ = (key, fields.into_iter().count(), Bytes::new());
-        Err(LoadError::Missing("h"))
+        store::load(key, fields)
     }
 
     /// What changed since the last call, to be stored in one transaction. An instance that ended since keeps only
     /// header, input, output and error; a faulted one also what a retry needs.
     pub fn take_writes(&mut self) -> Writes {
-        Writes::default()
+        store::take_writes(self)
     }
 
     /// `namespace/id`.
-    pub fn key(&self) -> &InstanceKey {
+    pub const fn key(&self) -> &InstanceKey {
         &self.key
     }
 
     /// Where it stands.
     pub fn status(&self) -> Status {
-        Status::Pending
+        if let Some(ended) = self.header.ended {
+            ended.status
+        } else if self.header.suspended || self.header.quarantine.is_some() {
+            Status::Suspended
+        } else if self.open_steps == 0 && self.open_waits > 0 && self.header.ready.is_empty() {
+            Status::Waiting
+        } else {
+            Status::Running
+        }
     }
 
     /// True when completed, faulted or cancelled.
-    pub fn is_ended(&self) -> bool {
-        self.status().is_ended()
+    pub const fn is_ended(&self) -> bool {
+        self.header.ended.is_some()
     }
 
     /// What it runs.
-    pub fn definition(&self) -> &DefinitionRef {
-        &self.definition
+    pub const fn definition(&self) -> &DefinitionRef {
+        &self.identity.definition
     }
 
     /// Labels given at the start.
-    pub fn labels(&self) -> &BTreeMap<String, String> {
-        &self.labels
+    pub const fn labels(&self) -> &BTreeMap<String, String> {
+        &self.identity.labels
+    }
+
+    /// The task of another instance that started it.
+    pub const fn parent(&self) -> Option<&ParentLink> {
+        self.identity.parent.as_ref()
     }
 
     /// Unix ms of the start record.
-    pub fn created_at_ms(&self) -> i64 {
-        0
+    pub const fn created_at_ms(&self) -> i64 {
+        self.identity.created_ms
     }
 
     /// Unix ms of the end, if it ended.
     pub fn ended_at_ms(&self) -> Option<i64> {
-        None
+        self.header.ended.map(|e| e.at_ms)
+    }
+
+    /// The error, when faulted.
+    pub const fn error(&self) -> Option<&Problem> {
+        self.error.as_ref()
     }
 
     /// Rebuilds the message of an open step: the same bytes as the [`crate::Effect::Dispatch`] that announced it, but
-    /// with the newest saved progress.
+    /// with the newest saved progress. `None` when the step is closed.
     pub fn step(&self, plan: &Plan, frame: u32) -> Option<Dispatch> {
-        let _ = (plan, frame);
-        None
+        dispatch::rebuild(self, plan, frame)
     }
 
     /// Frames of all open steps, in order.
     pub fn open_steps(&self) -> Vec<u32> {
-        Vec::new()
+        let open = |(id, frame): (&FrameId, &Frame)| (frame.open() == Open::Step).then_some(*id);
+        self.frames.iter().filter_map(open).collect()
     }
 
     /// What it waits for, all of it, in the order in which it was started.
-    pub fn waiting_for(&self) -> Vec<Waiting> {
-        Vec::new()
+    pub fn waiting_for(&self) -> Vec<view::Waiting> {
+        view::waiting_for(self)
     }
 
     /// Memory in use, roughly: for the bound of the owner's cache.
     pub fn approx_bytes(&self) -> usize {
-        0
+        const FIXED: usize = 1024;
+        const FRAME: usize = 512;
+        /// A value in memory is about this many times as large as its text, the text itself included.
+        const VALUE: usize = 4;
+        let whole = self.input.known_bytes() + self.context.known_bytes();
+        let output = self.output.as_ref().map_or(0, Data::known_bytes);
+        FIXED + FRAME * self.frames.len() + VALUE * (self.changes.frame_bytes + whole + output)
     }
 
     /// Sets the instance aside after a panic: it shows as suspended with the reason, and [`crate::apply`] ignores every
     /// record but cancel and resume. Load it afresh before; a state in which `apply` panicked must not be stored.
     pub fn quarantine(&mut self, reason: &str, now_ms: i64) {
-        let _ = (reason, now_ms);
+        self.header.quarantine = Some(Quarantine { reason: reason.to_owned(), since_ms: now_ms });
+        self.touch(Part::Header);
+        crate::trace::status(self, "instance.quarantined", Some(reason), now_ms);
     }
 
     /// Why it is quarantined, if it is.
     pub fn quarantined(&self) -> Option<&str> {
-        None
+        self.header.quarantine.as_ref().map(|q| q.reason.as_str())
+    }
+}
+
+/// Frames.
+impl Instance {
+    pub(crate) fn frame(&self, id: FrameId) -> Option<&Frame> {
+        self.frames.get(&id)
+    }
+
+    /// A frame to change these parts of.
+    pub(crate) fn edit(&mut self, id: FrameId, parts: Parts) -> Option<&mut Frame> {
+        let frame = self.frames.get_mut(&id)?;
+        if frame.dirty.is_empty() {
+            self.changes.frames.push(id);
+        }
+        frame.dirty.add(parts);
+        Some(frame)
+    }
+
+    pub(crate) fn insert(&mut self, mut frame: Frame) -> FrameId {
+        let id = self.header.next_frame;
+        self.header.next_frame = self.header.next_frame.saturating_add(1);
+        self.touch(Part::Header);
+        if let Some(parent) = frame.parent.and_then(|p| self.frames.get_mut(&p)) {
+            parent.children.push(id);
+        }
+        frame.dirty = Parts::ALL;
+        self.changes.frames.push(id);
+        self.count(frame.open(), true);
+        self.frames.insert(id, frame);
+        id
+    }
+
+    /// Takes a frame out; its children must be gone. Timers, steps and the like are the caller's.
+    pub(crate) fn remove(&mut self, id: FrameId) -> Option<Frame> {
+        let frame = self.frames.remove(&id)?;
+        self.count(frame.open(), false);
+        store::delete(&mut self.changes, id, &frame);
+        if let Some(parent) = frame.parent.and_then(|p| self.frames.get_mut(&p))
+            && let Some(at) = parent.children.iter().rposition(|c| *c == id)
+        {
+            parent.children.remove(at);
+        }
+        if !self.header.ready.is_empty() {
+            self.header.ready.retain(|r| *r != id);
+            self.touch(Part::Header);
+        }
+        Some(frame)
+    }
+
+    /// Changes what a frame does, and with it what it counts as.
+    pub(crate) fn become_body(&mut self, id: FrameId, body: Body) {
+        let Some(before) = self.frame(id).map(Frame::open) else { return };
+        let after = self.edit(id, Parts::ALL).map(|frame| {
+            frame.body = body;
+            frame.open()
+        });
+        self.count(before, false);
+        self.count(after.unwrap_or(Open::Nothing), true);
+    }
+
+    pub(crate) fn count(&mut self, open: Open, up: bool) {
+        let counter = match open {
+            Open::Step => &mut self.open_steps,
+            Open::Wait => &mut self.open_waits,
+            Open::Nothing => return,
+        };
+        *counter = if up { *counter + 1 } else { counter.saturating_sub(1) };
+    }
+
+    pub(crate) fn touch(&mut self, part: Part) {
+        self.changes.parts[part as usize] = Some(Change::Set);
+    }
+
+    pub(crate) fn drop_part(&mut self, part: Part) {
+        self.changes.parts[part as usize] = Some(Change::Delete);
     }
 }

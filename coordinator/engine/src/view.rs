@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use millrace_common::{DefinitionRef, InstanceKey, Problem, RawJson};
 use serde::Serialize;
 
-use crate::state::LoadError;
+use crate::frame::FrameId;
+use crate::state::Instance;
 use crate::status::Status;
+use crate::store::{self, BodyRow, FrameRow, HeaderRow, IdentityRow, LoadError, PhaseRow};
+use crate::time::rfc3339;
 
 /// An instance for `GET /instances/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -113,8 +115,32 @@ impl InstanceView {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let _ = (key, fields.into_iter().count());
-        Err(LoadError::Missing("h"))
+        let (mut identity, mut header) = (None, None);
+        let (mut input, mut output, mut error) = (None, None, None);
+        let mut frames: BTreeMap<FrameId, FrameRow> = BTreeMap::new();
+        for (name, bytes) in fields {
+            let (name, bytes) = (String::from_utf8_lossy(name.as_ref()).into_owned(), bytes.as_ref());
+            match name.as_str() {
+                "i" => identity = Some(store::identity(bytes)?),
+                "h" => header = Some(store::header(bytes)?),
+                "in" => input = Some(store::decode(&name, bytes)?),
+                "out" => output = Some(store::decode(&name, bytes)?),
+                "err" => error = Some(store::decode(&name, bytes)?),
+                _ => {
+                    if let Some(id) = name.strip_prefix('f').and_then(|n| n.parse().ok()) {
+                        frames.insert(id, store::decode(&name, bytes)?);
+                    }
+                }
+            }
+        }
+        let header = header.ok_or(LoadError::Missing("h"))?;
+        let waiting = waiting(&header, frames.values());
+        let mut view = Self::of(key, identity.ok_or(LoadError::Missing("i"))?, header);
+        (view.input, view.output, view.error) = (input, output, error);
+        view.waiting_total = (!waiting.is_empty()).then_some(waiting.len());
+        view.waiting_for = waiting;
+        view.waiting_for.truncate(WAITING_SHOWN_MAX);
+        Ok(view)
     }
 
     /// From the two fields of [`SUMMARY_FIELDS`]: without payloads and `waitingFor`.
@@ -122,7 +148,92 @@ impl InstanceView {
     /// # Errors
     /// As [`Self::full`].
     pub fn summary(key: &InstanceKey, identity: &[u8], header: &[u8]) -> Result<Self, LoadError> {
-        let _ = (key, identity, header, Bytes::new());
-        Err(LoadError::Missing("h"))
+        Ok(Self::of(key, store::identity(identity)?, store::header(header)?))
+    }
+
+    fn of(key: &InstanceKey, identity: IdentityRow, header: HeaderRow) -> Self {
+        Self {
+            id: key.id().to_owned(),
+            namespace: key.namespace().to_owned(),
+            definition: identity.definition,
+            status: header.status,
+            input: None,
+            output: None,
+            error: None,
+            labels: identity.labels,
+            created_at: rfc3339(identity.created_ms),
+            started_at: Some(rfc3339(header.started_ms)),
+            ended_at: header.ended_ms.map(rfc3339),
+            waiting_for: Vec::new(),
+            waiting_total: None,
+        }
+    }
+}
+
+/// See [`Instance::waiting_for`].
+pub(crate) fn waiting_for(instance: &Instance) -> Vec<Waiting> {
+    let rows: Vec<FrameRow> = instance.frames.values().map(store::frame_row).collect();
+    waiting(&store::header_row(instance), rows.iter())
+}
+
+fn waiting<'a>(header: &HeaderRow, frames: impl Iterator<Item = &'a FrameRow>) -> Vec<Waiting> {
+    if header.ended_ms.is_some() {
+        return Vec::new();
+    }
+    let mut found: Vec<(u64, Waiting)> = frames.filter_map(|f| Some((f.ordinal, leaf(f)?))).collect();
+    found.sort_by_key(|(ordinal, _)| *ordinal);
+    let whole = header.quarantine.as_ref().map(|(reason, since)| Waiting {
+        reason: Some(reason.clone()),
+        ..Waiting::new(WaitingKind::Quarantine, "", *since)
+    });
+    let rest = (!header.ready.is_empty()).then(|| Waiting::new(WaitingKind::Continue, "", header.started_ms));
+    whole.into_iter().chain(rest).chain(found.into_iter().map(|(_, w)| w)).collect()
+}
+
+/// What a frame waits for, if it is one that waits.
+fn leaf(frame: &FrameRow) -> Option<Waiting> {
+    let new = |kind| Waiting::new(kind, &frame.pointer, frame.started_ms);
+    Some(match &frame.body {
+        BodyRow::Step(step) => Waiting {
+            attempt: Some(frame.attempt),
+            worker: step.worker.clone(),
+            function: Some(step.function.to_string()),
+            due: step.deadline_ms.map(rfc3339),
+            ..new(WaitingKind::Step)
+        },
+        BodyRow::Wait(timer) => Waiting { due: Some(rfc3339(timer.due_ms())), ..new(WaitingKind::Timer) },
+        BodyRow::Child { child, .. } => Waiting {
+            child: Some(child.to_string()),
+            due: frame.timeout.map(|t| rfc3339(t.due_ms())),
+            ..new(WaitingKind::Child)
+        },
+        BodyRow::Try { phase: PhaseRow::Delay, retries, delay, .. } => Waiting {
+            attempt: Some(retries.saturating_add(1)),
+            due: delay.map(|d| rfc3339(d.due_ms())),
+            ..new(WaitingKind::Retry)
+        },
+        BodyRow::Try { .. }
+        | BodyRow::List(_)
+        | BodyRow::For { .. }
+        | BodyRow::Fork { .. }
+        | BodyRow::Inline { .. }
+        | BodyRow::Done { .. }
+        | BodyRow::Failed(_) => return None,
+    })
+}
+
+impl Waiting {
+    fn new(kind: WaitingKind, task: &str, since_ms: i64) -> Self {
+        Self {
+            kind,
+            task: task.to_owned(),
+            since: rfc3339(since_ms),
+            attempt: None,
+            worker: None,
+            function: None,
+            child: None,
+            due: None,
+            reason: None,
+        }
     }
 }

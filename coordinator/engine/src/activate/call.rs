@@ -1,0 +1,70 @@
+//! `call` of a function: of the fleet, or of `use.functions`.
+
+use std::sync::Arc;
+
+use millrace_common::Problem;
+use millrace_dsl::template::Template;
+
+use crate::data::Data;
+use crate::frame::{Body, FrameId};
+use crate::plan::Action;
+
+use super::{Activation, Move, Run};
+
+impl Activation<'_> {
+    pub(crate) fn call_fleet(
+        &mut self,
+        run: &Run,
+        input: &Data,
+        function: &Arc<str>,
+        arguments: Option<&Template>,
+    ) -> Result<Move, Problem> {
+        let arguments = self.arguments(run, input, arguments)?;
+        self.dispatch(run, input, function.clone(), arguments)
+    }
+
+    pub(crate) fn call_inline(
+        &mut self,
+        run: &Run,
+        input: &Data,
+        arguments: Option<&Template>,
+    ) -> Result<Move, Problem> {
+        let arguments = self.arguments(run, input, arguments)?;
+        self.enter(run, input, Body::Inline(arguments)).map(Move::Run)
+    }
+
+    /// Begins the task of a function of `use.functions`.
+    pub(crate) fn run_function(&mut self, id: FrameId) -> Move {
+        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        match &self.node(frame.node).action {
+            Action::Inline { function, .. } if frame.children.is_empty() => self.begin(id, *function, None),
+            Action::Inline { .. }
+            | Action::Do(_)
+            | Action::Set(_)
+            | Action::Switch(_)
+            | Action::For(_)
+            | Action::Fork { .. }
+            | Action::Try(_)
+            | Action::Raise(_)
+            | Action::Emit(_)
+            | Action::Wait(_)
+            | Action::Child(_)
+            | Action::Http(_)
+            | Action::Fleet { .. }
+            | Action::Unsupported(_) => Move::Idle,
+        }
+    }
+
+    /// The evaluated `with`; without it, the task's input.
+    pub(crate) fn arguments(
+        &self,
+        run: &Run,
+        input: &Data,
+        with: Option<&Template>,
+    ) -> Result<Data, Problem> {
+        let Some(template) = with else { return Ok(input.clone()) };
+        let data = Data::new(self.scope(run, None, Some(input), None).template(template, input.value())?);
+        data.check("the input of the call")?;
+        Ok(data)
+    }
+}

@@ -1,0 +1,201 @@
+//! Steps: handed to the fleet, heard of, and settled by their first result.
+
+use std::sync::Arc;
+
+use millrace_common::{ErrorKind, Problem, Progress, StepOutcome, StepResult, limits};
+
+use crate::data::Data;
+use crate::dispatch;
+use crate::effect::{Effect, Ignored};
+use crate::frame::{Body, Frame, FrameId, HeldStep, Parts, StepState};
+use crate::ids;
+use crate::trace::Event;
+
+use super::{Activation, Move, Run};
+
+impl Activation<'_> {
+    /// Hands a step to the fleet.
+    pub(crate) fn dispatch(
+        &mut self,
+        run: &Run,
+        input: &Data,
+        function: Arc<str>,
+        arguments: Data,
+    ) -> Result<Move, Problem> {
+        let state = StepState {
+            function,
+            arguments,
+            generation: 0,
+            deadline_ms: None,
+            worker: None,
+            delivery: 0,
+            duration_ms: None,
+            progress: self.take_progress(run.parent, run.path),
+            held: None,
+        };
+        let id = self.enter(run, input, Body::Step(state))?;
+        if let Some(deadline) = self.deadline(id) {
+            self.edit_step(id, |step| step.deadline_ms = Some(deadline));
+        }
+        self.announce(id);
+        Ok(Move::Idle)
+    }
+
+    fn announce(&mut self, id: FrameId) {
+        if let Some(frame) = self.instance.frame(id)
+            && let Body::Step(step) = &frame.body
+        {
+            let message = dispatch::message(self.instance, self.plan, id, frame, step);
+            self.effects.push(Effect::Dispatch(Box::new(message)));
+        }
+    }
+
+    /// A worker finished. The first result of an attempt counts, also when the step was dispatched again meanwhile.
+    pub(crate) fn step_result(&mut self, result: &StepResult) -> Result<Move, Ignored> {
+        let step = self.open_step(result.frame, &result.step)?;
+        if result.generation > step.generation {
+            return Err(Ignored::StaleStep);
+        }
+        let outcome = outcome(&result.outcome);
+        self.effects.push(Effect::Settle { frame: result.frame });
+        let hold = self.instance.header.suspended;
+        self.edit_step(result.frame, |step| {
+            step.worker = Some(result.worker.clone());
+            step.delivery = result.delivery;
+            step.duration_ms = Some(result.duration_ms);
+            step.held = Some(outcome);
+        });
+        match hold {
+            true => Ok(Move::Idle),
+            false => Ok(self.take_held_step(result.frame)),
+        }
+    }
+
+    /// Goes on with what a step came back with.
+    pub(crate) fn take_held_step(&mut self, id: FrameId) -> Move {
+        let Some(Body::Step(step)) = self.instance.frame(id).map(|f| &f.body) else { return Move::Idle };
+        match &step.held {
+            Some(HeldStep::Output(output)) => Move::Finish { frame: id, output: output.clone(), flow: None },
+            Some(HeldStep::Error(problem)) => {
+                let problem = (**problem).clone();
+                self.fail_frame(id, problem)
+            }
+            Some(HeldStep::Lost) => {
+                self.edit_step(id, |step| step.held = None);
+                self.dispatch_again(id);
+                Move::Idle
+            }
+            None => Move::Idle,
+        }
+    }
+
+    /// A sign of life, maybe with a value to be kept.
+    pub(crate) fn step_progress(&mut self, progress: &Progress) -> Result<Move, Ignored> {
+        let step = self.open_step(progress.frame, &progress.step)?;
+        if progress.delivery < step.delivery {
+            return Err(Ignored::StaleStep);
+        }
+        let changed = step.worker.as_deref() != Some(&progress.worker) || step.delivery != progress.delivery;
+        let event = match &step.worker {
+            None => ("task.started", format!("runs on {}", progress.worker)),
+            Some(before) => ("task.takenOver", format!("taken over by {} from {before}", progress.worker)),
+        };
+        if !changed && progress.value.is_none() {
+            return Ok(Move::Idle);
+        }
+        self.edit_step(progress.frame, |step| {
+            step.worker = Some(progress.worker.clone());
+            step.delivery = progress.delivery;
+            if progress.value.is_some() {
+                step.progress.clone_from(&progress.value);
+            }
+        });
+        if changed {
+            self.trace_step(progress.frame, event.0, &event.1);
+        }
+        Ok(Move::Idle)
+    }
+
+    /// The queue lost the step: dispatch it again, as another generation.
+    pub(crate) fn step_lost(
+        &mut self,
+        frame: FrameId,
+        step: &str,
+        generation: u32,
+    ) -> Result<Move, Ignored> {
+        let open = self.open_step(frame, step)?;
+        if open.generation != generation || open.held.is_some() {
+            return Err(Ignored::StaleStep);
+        }
+        match self.instance.header.suspended {
+            true => {
+                self.edit_step(frame, |step| step.held = Some(HeldStep::Lost));
+            }
+            false => self.dispatch_again(frame),
+        }
+        Ok(Move::Idle)
+    }
+
+    fn dispatch_again(&mut self, id: FrameId) {
+        let generation = self.edit_step(id, |step| {
+            step.generation = step.generation.saturating_add(1);
+            (step.worker, step.delivery) = (None, 0);
+            step.generation
+        });
+        let text = format!("lost by the queue, dispatched again as generation {}", generation.unwrap_or_default());
+        self.trace_step(id, "task.redispatched", &text);
+        self.announce(id);
+    }
+
+    fn trace_step(&mut self, id: FrameId, kind: &'static str, detail: &str) {
+        if let Some(run) = self.instance.frame(id).and_then(Run::of) {
+            self.trace(&run, Some(id), Event::detail(kind, detail));
+        }
+    }
+
+    /// The step of a frame, if it is this one and has no result yet.
+    fn open_step(&self, id: FrameId, name: &str) -> Result<&StepState, Ignored> {
+        let frame = self.instance.frame(id).ok_or(Ignored::StaleStep)?;
+        let Body::Step(step) = &frame.body else { return Err(Ignored::StaleStep) };
+        let has_result = matches!(step.held, Some(HeldStep::Output(_) | HeldStep::Error(_)));
+        match !has_result && self.step_name(frame) == name {
+            true => Ok(step),
+            false => Err(Ignored::StaleStep),
+        }
+    }
+
+    fn step_name(&self, frame: &Frame) -> String {
+        ids::step(&frame.path.key(&self.instance.key), frame.attempt)
+    }
+
+    fn edit_step<T>(&mut self, id: FrameId, change: impl FnOnce(&mut StepState) -> T) -> Option<T> {
+        match &mut self.instance.edit(id, Parts::STATE)?.body {
+            Body::Step(step) => Some(change(step)),
+            Body::List(_)
+            | Body::For(_)
+            | Body::Fork(_)
+            | Body::Try(_)
+            | Body::Inline(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => None,
+        }
+    }
+}
+
+fn outcome(outcome: &StepOutcome) -> HeldStep {
+    let failed = |text: String| HeldStep::Error(Box::new(Problem::new(ErrorKind::Runtime, text)));
+    match outcome {
+        StepOutcome::Output(raw) if raw.len() > limits::PAYLOAD_BYTES_MAX => {
+            let max = limits::PAYLOAD_BYTES_MAX;
+            failed(format!("the step's output is too large: {} bytes of JSON, at most {max} are allowed", raw.len()))
+        }
+        StepOutcome::Output(raw) => match Data::parse(raw.clone()) {
+            Ok(data) => HeldStep::Output(data),
+            Err(e) => failed(format!("the step's output cannot be used: {}", e.detail.unwrap_or_default())),
+        },
+        StepOutcome::Error(problem) => HeldStep::Error(Box::new(Problem { instance: None, ..problem.clone() })),
+        StepOutcome::Cancelled => failed("the handler stopped as cancelled, but nobody had asked for it".to_owned()),
+    }
+}

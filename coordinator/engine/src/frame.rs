@@ -1,0 +1,366 @@
+//! Active tasks. A frame exists for every task that waits for something or has tasks inside, and for the workflow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millrace_common::{InstanceKey, Problem, RawJson, TimerId};
+
+use crate::data::Data;
+use crate::ids::Path;
+use crate::plan::NodeId;
+
+/// Number of a frame: unique within the instance, never used twice, larger than its parent's.
+pub(crate) type FrameId = u32;
+
+/// The workflow's own frame.
+pub(crate) const ROOT_FRAME: FrameId = 0;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) node: NodeId,
+    /// Pointer of the task.
+    pub(crate) pointer: Arc<str>,
+    /// None for the workflow.
+    pub(crate) parent: Option<FrameId>,
+    /// Which branch of the parent, if that is a fork.
+    pub(crate) branch: Option<u32>,
+    pub(crate) path: Path,
+    /// The how-manieth task of the instance it was.
+    pub(crate) ordinal: u64,
+    pub(crate) started_ms: i64,
+    /// Number that steps below it carry: 1, raised by every retry of an enclosing `try` or of an operator.
+    pub(crate) attempt: u32,
+    /// Highest attempt used below it. Kept by `try` and the workflow.
+    pub(crate) peak: u32,
+    /// Raw input: the parent's data. Not stored.
+    pub(crate) raw: Data,
+    /// Transformed input. Stored unless it is the raw one.
+    pub(crate) input: Data,
+    /// A branch's own `$context`, from its first change on.
+    pub(crate) context: Option<Data>,
+    /// `timeout` of the task.
+    pub(crate) timeout: Option<Timer>,
+    /// Progress saved by steps of earlier attempts, for the next one. Kept by `try` and the workflow.
+    pub(crate) kept: BTreeMap<u64, RawJson>,
+    pub(crate) body: Body,
+    /// Frames right below, oldest first. Not stored: every frame names its parent.
+    pub(crate) children: Vec<FrameId>,
+    /// What must be stored again.
+    pub(crate) dirty: Parts,
+    /// Bytes of every part that is stored; 0 for one that is not.
+    pub(crate) stored: [usize; Part::ALL.len()],
+}
+
+/// A timer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timer {
+    pub(crate) number: u32,
+    pub(crate) due_ms: i64,
+    /// Came due while the instance was suspended.
+    pub(crate) fired: bool,
+}
+
+/// What a frame does.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    /// The workflow, or `do`.
+    List(Cursor),
+    For(ForLoop),
+    Fork(ForkState),
+    Try(TryState),
+    /// Call of a function of `use.functions`: has the function's task below it.
+    Inline(Data),
+    Step(StepState),
+    Wait(Timer),
+    Child(ChildState),
+    /// A branch that is done; waits for the others.
+    Done(Data),
+    /// A branch of a competing fork that failed; the others go on.
+    Failed(Box<Problem>),
+}
+
+/// Where a list stands: the task at `index` is next, or runs if there is a frame below.
+#[derive(Clone, Debug)]
+pub(crate) struct Cursor {
+    pub(crate) index: u32,
+    /// Tasks begun in this run of the list.
+    pub(crate) ordinal: u64,
+    /// Raw input of the task at `index`.
+    pub(crate) data: Data,
+}
+
+impl Cursor {
+    pub(crate) fn new(data: Data) -> Self {
+        Self { index: 0, ordinal: 0, data }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ForLoop {
+    pub(crate) cursor: Cursor,
+    /// The collection: an array. Stored once.
+    pub(crate) items: Data,
+    pub(crate) index: u32,
+    /// `while` of this iteration held.
+    pub(crate) entered: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ForkState {
+    /// Branches below this number are begun.
+    pub(crate) next: u32,
+    /// Begun ones that an operator's retry begins again, the next one last.
+    pub(crate) again: Vec<u32>,
+    pub(crate) done: u32,
+    pub(crate) failed: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct TryState {
+    pub(crate) phase: Phase,
+    pub(crate) cursor: Cursor,
+    /// Retries so far.
+    pub(crate) retries: u32,
+    /// First start: `limit.duration` counts from here.
+    pub(crate) since_ms: i64,
+    /// The error caught, as data: in the delay and in the handler.
+    pub(crate) error: Option<Data>,
+    /// Start of this attempt: `limit.attempt.duration` counts from here.
+    pub(crate) attempt_ms: i64,
+    /// `limit.attempt.duration`.
+    pub(crate) attempt_timer: Option<Timer>,
+    /// The delay before the next attempt.
+    pub(crate) delay: Option<Timer>,
+}
+
+/// What a `try` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Runs its list.
+    Body,
+    /// Waits for the next attempt.
+    Delay,
+    /// Runs `catch.do`.
+    Handler,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct StepState {
+    /// `name:semver`, `call:http`, …
+    pub(crate) function: Arc<str>,
+    /// Evaluated input.
+    pub(crate) arguments: Data,
+    pub(crate) generation: u32,
+    pub(crate) deadline_ms: Option<i64>,
+    /// Who was last heard of running it, and in which delivery.
+    pub(crate) worker: Option<String>,
+    pub(crate) delivery: u32,
+    /// Run time that the worker reported.
+    pub(crate) duration_ms: Option<u64>,
+    /// Last saved progress.
+    pub(crate) progress: Option<RawJson>,
+    /// What came while the instance was suspended.
+    pub(crate) held: Option<HeldStep>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum HeldStep {
+    Output(Data),
+    Error(Box<Problem>),
+    /// To be dispatched again.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ChildState {
+    pub(crate) child: InstanceKey,
+    /// Resolved when the child was started.
+    pub(crate) version: String,
+    /// Its input, to be able to start it again.
+    pub(crate) arguments: Data,
+    /// What came while the instance was suspended.
+    pub(crate) held: Option<Result<Data, Box<Problem>>>,
+}
+
+/// What a leaf counts as for the status of the instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    Step,
+    Wait,
+    Nothing,
+}
+
+/// Which timer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimerKind {
+    Timeout,
+    Wait,
+    Attempt,
+    Delay,
+}
+
+/// A part of a frame that is stored apart, so that a transition writes only what changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Everything small.
+    State,
+    /// What is written once, when large.
+    Fixed,
+    /// Current data, when large.
+    Data,
+    /// A branch's own context.
+    Context,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 4] = [Self::State, Self::Fixed, Self::Data, Self::Context];
+
+    /// First letter of its field.
+    pub(crate) const fn letter(self) -> char {
+        match self {
+            Self::State => 'f',
+            Self::Fixed => 'd',
+            Self::Data => 'v',
+            Self::Context => 'x',
+        }
+    }
+}
+
+/// Some parts of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parts(u8);
+
+impl Parts {
+    pub(crate) const STATE: Self = Self(1 << Part::State as u8);
+    pub(crate) const ALL: Self = Self(15);
+    /// A list went on.
+    pub(crate) const CURSOR: Self = Self(Self::STATE.0 | 1 << Part::Data as u8);
+    /// A branch has a context of its own.
+    pub(crate) const CONTEXT: Self = Self(Self::STATE.0 | 1 << Part::Context as u8);
+
+    pub(crate) const fn has(self, part: Part) -> bool {
+        self.0 & (1 << part as u8) != 0
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+impl Frame {
+    /// What tasks right below get as raw input.
+    pub(crate) fn data(&self) -> &Data {
+        match &self.body {
+            Body::Inline(arguments) => arguments,
+            Body::Done(output) => output,
+            Body::Fork(_) | Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Failed(_) => &self.input,
+            Body::List(_) | Body::For(_) | Body::Try(_) => self.cursor().map_or(&self.input, |c| &c.data),
+        }
+    }
+
+    pub(crate) fn cursor(&self) -> Option<&Cursor> {
+        match &self.body {
+            Body::List(cursor) => Some(cursor),
+            Body::For(f) => Some(&f.cursor),
+            Body::Try(t) => Some(&t.cursor),
+            Body::Fork(_)
+            | Body::Inline(_)
+            | Body::Step(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => None,
+        }
+    }
+
+    pub(crate) fn cursor_mut(&mut self) -> Option<&mut Cursor> {
+        match &mut self.body {
+            Body::List(cursor) => Some(cursor),
+            Body::For(f) => Some(&mut f.cursor),
+            Body::Try(t) => Some(&mut t.cursor),
+            Body::Fork(_)
+            | Body::Inline(_)
+            | Body::Step(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => None,
+        }
+    }
+
+    /// Number of the current iteration, part of the path of what runs below.
+    pub(crate) fn iteration(&self) -> u32 {
+        match &self.body {
+            Body::For(f) => f.index,
+            Body::List(_)
+            | Body::Fork(_)
+            | Body::Try(_)
+            | Body::Inline(_)
+            | Body::Step(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => 0,
+        }
+    }
+
+    pub(crate) fn open(&self) -> Open {
+        match &self.body {
+            Body::Step(_) => Open::Step,
+            Body::Wait(_) | Body::Child(_) => Open::Wait,
+            Body::Try(TryState { phase: Phase::Delay, .. }) => Open::Wait,
+            Body::List(_)
+            | Body::For(_)
+            | Body::Fork(_)
+            | Body::Try(_)
+            | Body::Inline(_)
+            | Body::Done(_)
+            | Body::Failed(_) => Open::Nothing,
+        }
+    }
+
+    /// True for a branch that only waits for the others.
+    pub(crate) const fn is_settled(&self) -> bool {
+        matches!(self.body, Body::Done(_) | Body::Failed(_))
+    }
+
+    /// Its armed timers.
+    pub(crate) fn timers(&self) -> impl Iterator<Item = (TimerKind, Timer)> {
+        let (a, b) = match &self.body {
+            Body::Wait(timer) => (Some((TimerKind::Wait, *timer)), None),
+            Body::Try(t) => {
+                (t.attempt_timer.map(|t| (TimerKind::Attempt, t)), t.delay.map(|t| (TimerKind::Delay, t)))
+            }
+            Body::List(_)
+            | Body::For(_)
+            | Body::Fork(_)
+            | Body::Inline(_)
+            | Body::Step(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => (None, None),
+        };
+        self.timeout.map(|t| (TimerKind::Timeout, t)).into_iter().chain(a).chain(b)
+    }
+
+    pub(crate) fn timer_mut(&mut self, kind: TimerKind) -> Option<&mut Timer> {
+        match (kind, &mut self.body) {
+            (TimerKind::Timeout, _) => self.timeout.as_mut(),
+            (TimerKind::Wait, Body::Wait(timer)) => Some(timer),
+            (TimerKind::Attempt, Body::Try(t)) => t.attempt_timer.as_mut(),
+            (TimerKind::Delay, Body::Try(t)) => t.delay.as_mut(),
+            (TimerKind::Wait | TimerKind::Attempt | TimerKind::Delay, _) => None,
+        }
+    }
+}
+
+impl Timer {
+    pub(crate) const fn id(self, frame: FrameId) -> TimerId {
+        TimerId { frame, number: self.number }
+    }
+}

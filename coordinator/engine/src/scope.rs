@@ -1,0 +1,177 @@
+//! What expressions see: `.` and the variables of the language. Nothing is built unless an expression asks for it.
+
+use millrace_common::{ErrorKind, Problem};
+use millrace_dsl::duration::Duration;
+use millrace_dsl::expression::{EvalEnv, Expression};
+use millrace_dsl::model::DurationValue;
+use millrace_dsl::template::Template;
+use millrace_dsl::{Value, value};
+
+use crate::data::Data;
+use crate::frame::{Body, FrameId, Phase};
+use crate::plan::{Action, Node, Plan};
+use crate::state::Instance;
+use crate::time;
+
+/// Where an expression stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope<'a> {
+    pub(crate) instance: &'a Instance,
+    pub(crate) plan: &'a Plan,
+    pub(crate) now_ms: i64,
+    /// Variables and context are looked for from this frame upwards.
+    pub(crate) frame: Option<FrameId>,
+    pub(crate) task: Option<TaskScope<'a>>,
+    /// `$input`.
+    pub(crate) input: Option<&'a Data>,
+    /// `$output`.
+    pub(crate) output: Option<&'a Data>,
+    /// The error variable of a `catch` that is being examined.
+    pub(crate) error: Option<(&'a str, &'a Value)>,
+}
+
+/// `$task`.
+#[derive(Clone, Copy)]
+pub(crate) struct TaskScope<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) raw: &'a Data,
+    pub(crate) output: Option<&'a Data>,
+    pub(crate) started_ms: i64,
+}
+
+impl Scope<'_> {
+    /// Evaluates an expression.
+    pub(crate) fn expression(&self, expression: &Expression, input: &Value) -> Result<Value, Problem> {
+        expression.evaluate_with(input, &mut |name| self.variable(name), &self.env())
+    }
+
+    /// Evaluates a condition.
+    pub(crate) fn test(&self, condition: &Expression, input: &Value) -> Result<bool, Problem> {
+        self.expression(condition, input).map(|v| value::is_truthy(&v))
+    }
+
+    /// Evaluates a template.
+    pub(crate) fn template(&self, template: &Template, input: &Value) -> Result<Value, Problem> {
+        template.evaluate(input, &mut |name| self.variable(name), &self.env())
+    }
+
+    /// Evaluates a template that must yield a text.
+    pub(crate) fn text(&self, template: &Template, input: &Value, what: &str) -> Result<String, Problem> {
+        let found = self.template(template, input)?;
+        as_text(&found, what)
+    }
+
+    /// Evaluates a duration to milliseconds.
+    pub(crate) fn duration(&self, duration: &DurationValue, input: &Value) -> Result<i64, Problem> {
+        let length = match duration {
+            DurationValue::Fixed(d) => *d,
+            DurationValue::Computed(expression) => {
+                let found = self.expression(expression, input)?;
+                Duration::from_value(&found).map_err(|e| Problem::new(ErrorKind::Expression, e))?
+            }
+        };
+        Ok(i64::try_from(length.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    const fn env(&self) -> EvalEnv {
+        EvalEnv::at(self.now_ms)
+    }
+
+    fn variable(&self, name: &str) -> Option<Value> {
+        match name {
+            "context" => Some(self.context().value().clone()),
+            "input" => self.input.map(|d| d.value().clone()),
+            "output" => self.output.map(|d| d.value().clone()),
+            "task" => self.task.map(|t| t.descriptor()),
+            "workflow" => Some(self.workflow()),
+            "runtime" => Some(runtime()),
+            "secrets" | "authorization" => None,
+            name => self.local(name),
+        }
+    }
+
+    /// The context of the innermost branch that has one of its own, else the instance's.
+    pub(crate) fn context(&self) -> &Data {
+        let mut next = self.frame;
+        while let Some(frame) = next.and_then(|id| self.instance.frame(id)) {
+            if let Some(own) = &frame.context {
+                return own;
+            }
+            next = frame.parent;
+        }
+        &self.instance.context
+    }
+
+    /// Variables of loops and handlers, innermost first.
+    fn local(&self, name: &str) -> Option<Value> {
+        if let Some((error, found)) = self.error
+            && error == name
+        {
+            return Some(found.clone());
+        }
+        let mut next = self.frame;
+        while let Some(frame) = next.and_then(|id| self.instance.frame(id)) {
+            match (self.plan.node(frame.node).map(|n| &n.action), &frame.body) {
+                (Some(Action::For(node)), Body::For(state)) if node.each == name => {
+                    return item(&state.items, state.index);
+                }
+                (Some(Action::For(node)), Body::For(state)) if node.at == name => {
+                    return Some(value::number_i64(state.index.into()));
+                }
+                (Some(Action::Try(node)), Body::Try(state))
+                    if state.phase == Phase::Handler && node.variable == name =>
+                {
+                    return state.error.as_ref().map(|e| e.value().clone());
+                }
+                _ => next = frame.parent,
+            }
+        }
+        None
+    }
+
+    fn workflow(&self) -> Value {
+        value::object([
+            ("id", value::string(self.instance.key.id())),
+            ("definition", self.plan.document.source.clone()),
+            ("input", self.instance.input.value().clone()),
+            ("startedAt", time::descriptor(self.instance.header.started_ms)),
+        ])
+    }
+}
+
+impl TaskScope<'_> {
+    fn descriptor(&self) -> Value {
+        value::object([
+            ("name", value::string(self.node.name.as_str())),
+            ("reference", value::string(&*self.node.pointer)),
+            ("definition", self.node.source.clone()),
+            ("input", self.raw.value().clone()),
+            ("output", self.output.map(|o| o.value().clone()).unwrap_or_default()),
+            ("startedAt", time::descriptor(self.started_ms)),
+        ])
+    }
+}
+
+fn runtime() -> Value {
+    value::object([
+        ("name", value::string("millrace")),
+        ("version", value::string(env!("CARGO_PKG_VERSION"))),
+        ("metadata", value::object([])),
+    ])
+}
+
+/// An item of the collection of a `for`.
+pub(crate) fn item(items: &Data, index: u32) -> Option<Value> {
+    match items.value() {
+        Value::Arr(items) => items.get(index as usize).cloned(),
+        _ => None,
+    }
+}
+
+/// A text, or the problem that it is none.
+pub(crate) fn as_text(found: &Value, what: &str) -> Result<String, Problem> {
+    value::as_str(found).map(str::to_owned).ok_or_else(|| {
+        let kind = value::type_name(found);
+        Problem::new(ErrorKind::Expression, format!("{what} must be a text, the expression gave a value of type `{kind}`"))
+    })
+}
