@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod flow;
 mod keys;
+mod nesting;
 mod node;
 mod run;
 mod scope;

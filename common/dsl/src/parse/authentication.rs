@@ -1,7 +1,6 @@
 //! Authentication policies.
 
 use super::core::Parser;
-use super::keys::suggest;
 use super::node::{At, Entry, Node};
 use super::scope::Vars;
 use super::shape;
@@ -54,7 +53,7 @@ impl Parser<'_> {
         self.note(Feature::Secrets, &at);
         let name = self.constant(&secret.node, &at, "the name of a secret")?;
         if !self.uses.secrets.contains(&name) {
-            let hint = suggest(
+            let hint = self.suggest(
                 name,
                 self.uses.secrets.iter().copied(),
                 "secrets in `use.secrets`",

@@ -6,7 +6,7 @@ use semver::Version;
 
 use super::core::{Fields, Parser};
 use super::env::Env;
-use super::keys::{closest, suggest};
+use super::keys::closest;
 use super::node::{At, Data, Entry, Node};
 use super::scope::{Locals, Position, Vars};
 use super::shape;
@@ -103,6 +103,10 @@ impl Parser<'_> {
         make: fn(Template) -> Call,
     ) -> Option<Call> {
         self.note(feature, call);
+        let agent = |key| node.get(key).is_some();
+        if feature == Feature::A2a && node.entries().is_some() && !agent("agentCard") && !agent("server") {
+            self.report(at.error("`with` of `call: a2a` needs one of agentCard, server"));
+        }
         self.shaped(node, at, shape, vars).map(make)
     }
 
@@ -197,7 +201,7 @@ impl Parser<'_> {
                 .copied()
                 .chain([FLEET])
                 .collect();
-            let hint = suggest(catalog, names.iter().copied(), "catalogs");
+            let hint = self.suggest(catalog, names.iter().copied(), "catalogs");
             self.report(
                 at.error_in(node, format!("unknown catalog `{catalog}`"))
                     .hint(hint),
@@ -285,7 +289,7 @@ impl Parser<'_> {
         }
         if !METHODS.contains(&method.as_str()) {
             let fault = at.warning_in(node, format!("`{text}` is not a standard HTTP method"));
-            self.report(fault.hint(suggest(&method, METHODS, "standard methods")));
+            self.report(fault.hint(self.suggest(&method, METHODS, "standard methods")));
         }
         Some(Template::Literal(value::string(method)))
     }

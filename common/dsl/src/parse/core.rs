@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use millrace_common::limits;
 
 use super::keys::{closest, suggest};
-use super::node::{At, Data, Entry, Node};
+use super::nesting;
+use super::node::{At, Data, Entry, Node, excerpt};
 use super::scope::{self, Position, Vars};
 use super::source::Source;
 use super::uses::Index;
@@ -15,7 +16,7 @@ use crate::template::Template;
 use crate::{Diagnostic, Value};
 
 /// Faults kept of one document. A text that is no definition at all could have one for every line.
-const FAULTS_MAX: usize = 500;
+pub(super) const FAULTS_MAX: usize = 500;
 
 pub(super) struct Parser<'a> {
     pub(super) source: &'a Source<'a>,
@@ -42,6 +43,7 @@ pub(super) struct Fields<'n> {
     entries: &'n [Entry],
     /// Legal keys that an unknown key was probably meant to be: not reported as missing as well.
     guessed: Vec<&'static str>,
+    unknown: bool,
 }
 
 impl<'n> Fields<'n> {
@@ -53,9 +55,9 @@ impl<'n> Fields<'n> {
         self.get(key).is_some()
     }
 
-    /// True when an unknown key was probably meant to be one of these.
-    pub(super) fn has_guess(&self, keys: &[&'static str]) -> bool {
-        keys.iter().any(|k| self.guessed.contains(k))
+    /// True when an unknown key was reported, and with it the legal ones.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.unknown
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -85,6 +87,19 @@ impl<'a> Parser<'a> {
     pub(super) fn report(&mut self, fault: Diagnostic) {
         if self.faults.len() < FAULTS_MAX {
             self.faults.push(fault);
+        }
+    }
+
+    /// As [`suggest`], while it can still matter.
+    pub(super) fn suggest<'c>(
+        &self,
+        typed: &str,
+        names: impl IntoIterator<Item = &'c str> + Clone,
+        what: &str,
+    ) -> String {
+        match self.faults.len() < FAULTS_MAX {
+            true => suggest(typed, names, what),
+            false => String::new(),
         }
     }
 
@@ -123,8 +138,10 @@ impl<'a> Parser<'a> {
         let mut fields = Fields {
             entries,
             guessed: Vec::new(),
+            unknown: false,
         };
         for entry in entries.iter().filter(|e| !keys.contains(&e.key.as_str())) {
+            fields.unknown = true;
             let free = keys.iter().copied().filter(|k| !fields.has(k));
             fields
                 .guessed
@@ -141,15 +158,17 @@ impl<'a> Parser<'a> {
         free: impl Iterator<Item = &'static str>,
         keys: &[&'static str],
     ) -> Option<&'static str> {
-        let guess = closest(&entry.key, free);
-        let hint = match (guess, entry.key.as_str()) {
-            (Some(key), _) => format!("did you mean `{key}`?"),
-            (None, "<<") => "merge keys are not part of YAML 1.2; repeat the members".into(),
-            _ => format!("legal keys: {}", keys.join(", ")),
+        let key = entry.key.as_str();
+        let (guess, hint) = match (nesting::advice(what, key), closest(key, free)) {
+            (Some(advice), _) => (Some(advice.leads), format!("`{key}` belongs {}", advice.place)),
+            (None, Some(close)) => (Some(close), format!("did you mean `{close}`?")),
+            (None, None) if key == "<<" => (
+                None,
+                "merge keys are not part of YAML 1.2; repeat the members".into(),
+            ),
+            (None, None) => (None, format!("legal keys: {}", keys.join(", "))),
         };
-        let fault = at
-            .entry(entry)
-            .error(format!("unknown key `{}` in {what}", entry.key));
+        let fault = at.entry(entry).error(format!("unknown key `{key}` in {what}"));
         self.report(fault.hint(hint));
         guess
     }
@@ -236,16 +255,12 @@ impl<'a> Parser<'a> {
 
     /// One of some words.
     pub(super) fn word(&mut self, node: &Node, at: &At<'_>, words: &[&'static str]) -> Option<&'static str> {
-        let what = format!("one of {}", words.join(", "));
-        let text = self.text(node, at, &what)?;
+        let text = self.text(node, at, &format!("one of {}", words.join(", ")))?;
         let found = words.iter().find(|w| **w == text);
         if found.is_none() {
-            let fault = at.error_in(node, format!("expected {what}, found `{text}`"));
-            let guess = closest(text, words.iter().copied());
-            self.report(match guess {
-                Some(word) => fault.hint(format!("did you mean `{word}`?")),
-                None => fault,
-            });
+            let hint = self.suggest(text, words.iter().copied(), "legal values");
+            let message = format!("`{}` is not a legal value of `{}`", excerpt(text), at.name());
+            self.report(at.error_in(node, message).hint(hint));
         }
         found.copied()
     }
@@ -311,7 +326,10 @@ impl<'a> Parser<'a> {
         self.compiled
             .entry(source.to_owned())
             .or_default()
-            .push(Compiled { vars: vars.clone(), result: result.clone() });
+            .push(Compiled {
+                vars: vars.clone(),
+                result: result.clone(),
+            });
         result
     }
 
@@ -386,7 +404,7 @@ impl<'a> Parser<'a> {
             let fault = at.warning_in(node, "`${ }` within a text is not evaluated");
             self.report(fault.hint("make the whole text one expression: `${ \"Hi \\(.name)\" }`"));
         } else if scope::looks_bare(text, vars) && self.compiled(text, vars).is_ok() {
-            let message = format!("`{}` is taken as a text", super::node::excerpt(text));
+            let message = format!("`{}` is taken as a text", excerpt(text));
             let hint = format!("write `${{ {} }}` to evaluate it", text.trim());
             self.report(at.warning_in(node, message).hint(hint));
         }
@@ -410,7 +428,7 @@ impl<'a> Parser<'a> {
             return;
         };
         if text.is_empty() || text.contains(char::is_whitespace) {
-            self.report(at.error_in(node, format!("`{}` is not a URI", super::node::excerpt(text))));
+            self.report(at.error_in(node, format!("`{}` is not a URI", excerpt(text))));
         }
     }
 }

@@ -8,7 +8,7 @@ use semver::Version;
 use super::core::{Fields, Parser};
 use super::env::Env;
 use super::keys::closest;
-use super::node::{At, Node};
+use super::node::{At, Data, Node};
 use super::scope::Position;
 use super::uses::Kind;
 use crate::expression::strip;
@@ -173,7 +173,12 @@ impl<'a> Parser<'a> {
     ) -> Option<(&'n super::node::Entry, Version)> {
         let entry = self.required(fields, at, HEAD, key)?;
         let at = at.entry(entry);
-        let text = self.constant(&entry.node, &at, "a semantic version such as `'1.0.0'`")?;
+        if matches!(entry.node.data, Data::Number) {
+            let hint = "write three numbers, such as `1.0.0`";
+            self.expected_hint("a semantic version", &entry.node, &at, hint);
+            return None;
+        }
+        let text = self.constant(&entry.node, &at, "a semantic version")?;
         match Version::from_str(text) {
             Ok(version) => Some((entry, version)),
             Err(_) => {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::core::Parser;
-use super::keys::suggest;
 use super::node::{At, Node};
 use super::scope::{self, Locals, Position, RESERVED, Vars};
 use crate::model::Flow;
@@ -57,7 +56,10 @@ impl<'a> Parser<'a> {
         let (message, hint) = match env.siblings {
             Siblings::List(names) => match names.get(name) {
                 Some(index) => return Some(Flow::Task(*index)),
-                None => (format!("unknown task `{name}`"), unknown_target(name, names, env)),
+                None => (
+                    format!("unknown task `{name}`"),
+                    self.unknown_target(name, names, env),
+                ),
             },
             Siblings::Branches => (
                 format!("a branch cannot go to `{name}`"),
@@ -98,19 +100,19 @@ impl<'a> Parser<'a> {
         self.report(fault);
         None
     }
-}
 
-fn unknown_target(name: &str, names: &HashMap<&str, usize>, env: &Env<'_>) -> String {
-    let mut around = env.outer;
-    while let Some(env) = around {
-        if matches!(env.siblings, Siblings::List(outer) if outer.contains_key(name)) {
-            return format!(
-                "`{name}` is in a list around this one; `then` only reaches tasks of the same list"
-            );
+    fn unknown_target(&self, name: &str, names: &HashMap<&str, usize>, env: &Env<'_>) -> String {
+        let mut around = env.outer;
+        while let Some(env) = around {
+            if matches!(env.siblings, Siblings::List(outer) if outer.contains_key(name)) {
+                return format!(
+                    "`{name}` is in a list around this one; `then` only reaches tasks of the same list"
+                );
+            }
+            around = env.outer;
         }
-        around = env.outer;
+        let mut sorted: Vec<(&str, usize)> = names.iter().map(|(name, index)| (*name, *index)).collect();
+        sorted.sort_by_key(|(_, index)| *index);
+        self.suggest(name, sorted.iter().map(|(name, _)| *name), "tasks in this list")
     }
-    let mut sorted: Vec<(&str, usize)> = names.iter().map(|(name, index)| (*name, *index)).collect();
-    sorted.sort_by_key(|(_, index)| *index);
-    suggest(name, sorted.iter().map(|(name, _)| *name), "tasks in this list")
 }

@@ -1,5 +1,7 @@
 //! `raise`, `try` with `catch`, and retry policies.
 
+use millrace_common::limits;
+
 use super::core::{Fields, Parser};
 use super::env::Env;
 use super::node::{At, Node};
@@ -202,6 +204,14 @@ impl Parser<'_> {
         if let Some(entry) = fields.get("limit") {
             self.retry_limit(&entry.node, &at.entry(entry), &vars, &mut retry);
         }
+        if !fields.has("limit") {
+            let fault = at.warning("the retry policy has no limit");
+            let hint = format!(
+                "after {} retries the error is raised; set `limit.attempt.count` or `limit.duration`",
+                limits::RETRY_ATTEMPTS_MAX
+            );
+            self.report(fault.hint(hint));
+        }
         Some(retry)
     }
 
@@ -320,7 +330,7 @@ impl Parser<'_> {
                 None
             }
             (None, _) => {
-                if !fields.has_guess(keys) {
+                if !fields.has_unknown() {
                     self.report(at.error(format!("{what} needs one of {}", keys.join(", "))));
                 }
                 None

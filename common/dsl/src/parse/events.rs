@@ -1,8 +1,6 @@
 //! `emit`, `listen` and `schedule`.
 
-use std::str::FromStr;
-
-use croner::Cron;
+use croner::parser::{CronParser, Year};
 use regex::Regex;
 
 use super::core::{Fields, Parser};
@@ -272,11 +270,11 @@ impl Parser<'_> {
 
     fn cron(&mut self, node: &Node, at: &At<'_>) -> Option<String> {
         let text = self.constant(node, at, "a cron expression")?;
-        match Cron::from_str(text) {
+        let parser = CronParser::builder().year(Year::Disallowed).build();
+        match parser.parse(text) {
             Ok(_) => Some(text.to_owned()),
             Err(reason) => {
-                let reason = reason.to_string();
-                let reason = reason.trim_end_matches('.');
+                let reason = reason.to_string().trim_end_matches('.').to_lowercase();
                 let fault = at.error_in(node, format!("`{text}` is not a cron expression: {reason}"));
                 self.report(fault.hint("write five fields: minute hour day month weekday"));
                 None

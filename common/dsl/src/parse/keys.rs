@@ -1,5 +1,11 @@
 //! The closest of some names to a mistyped one.
 
+/// Candidates that are looked at, and length of a mistyped name that is: a definition with thousands of unknown
+/// names must not keep the parser busy.
+const CANDIDATES_MAX: usize = 500;
+/// See [`CANDIDATES_MAX`].
+const TYPED_BYTES_MAX: usize = 40;
+
 /// The candidate that was probably meant, if one is close: one edit for short names, two for longer ones, three
 /// from nine characters on. A transposition is one edit; case does not count.
 pub(super) fn closest<'c>(typed: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
@@ -11,7 +17,8 @@ pub(super) fn closest<'c>(typed: &str, candidates: impl IntoIterator<Item = &'c 
     };
     candidates
         .into_iter()
-        .filter(|c| c.len().abs_diff(typed.len()) <= 6 && typed.len() <= 64)
+        .take(CANDIDATES_MAX)
+        .filter(|c| c.len().abs_diff(typed.len()) <= 3 && typed.len() <= TYPED_BYTES_MAX)
         .map(|c| (distance(&typed, &c.to_lowercase()), c))
         .filter(|(d, c)| *d <= allowed(c) && *d < c.chars().count())
         .min_by_key(|(d, _)| *d)

@@ -228,6 +228,22 @@ impl<'a> At<'a> {
         out
     }
 
+    /// The last key on the path.
+    pub(super) fn name(&self) -> &str {
+        match self.step {
+            Step::Key(key) => key,
+            _ => self.parent.map_or("", |p| p.name()),
+        }
+    }
+
+    /// Where a value stands; for an empty one, its key.
+    const fn place(&self, node: &Node) -> Span {
+        match node.data {
+            Data::Null => self.span,
+            _ => node.span,
+        }
+    }
+
     /// A fault of the key.
     pub(super) fn error(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(self.pointer(), self.span, message)
@@ -235,7 +251,7 @@ impl<'a> At<'a> {
 
     /// A fault of the value.
     pub(super) fn error_in(&self, node: &Node, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::error(self.pointer(), node.span, message)
+        Diagnostic::error(self.pointer(), self.place(node), message)
     }
 
     /// A remark on the key.
@@ -245,6 +261,6 @@ impl<'a> At<'a> {
 
     /// A remark on the value.
     pub(super) fn warning_in(&self, node: &Node, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::warning(self.pointer(), node.span, message)
+        Diagnostic::warning(self.pointer(), self.place(node), message)
     }
 }

@@ -30,18 +30,7 @@ const KINDS: [(&str, &[&str]); 12] = [
     ("run", &[]),
 ];
 
-/// Keys that are often written one level too high.
-const INSIDE: [(&str, &str); 7] = [
-    ("await", "`run`"),
-    ("return", "`run`"),
-    ("retry", "`catch`"),
-    ("errors", "`catch`"),
-    ("branches", "`fork`"),
-    ("in", "`for`"),
-    ("endpoint", "`with`"),
-];
-
-/// Names that `then` gives another meaning.
+/// Names that `then` gives another meaning. A task may have one (a use case of the specification does).
 const DIRECTIVES: [&str; 3] = ["continue", "exit", "end"];
 
 impl<'a> Parser<'a> {
@@ -133,6 +122,11 @@ impl<'a> Parser<'a> {
     fn named<'n>(&mut self, item: &'n Node, at: &At<'_>) -> Option<&'n Entry> {
         match item.entries() {
             Some([entry]) => Some(entry),
+            Some([first, ..]) if is_task_key(&first.key) => {
+                let hint = "put `- name:` in front of it, and the task below the name";
+                self.report(at.entry(first).error("the task has no name").hint(hint));
+                None
+            }
             Some([first, rest @ ..]) if rest.iter().any(|e| is_task_key(&e.key)) => {
                 let message = format!("the body of task `{}` stands beside its name", first.key);
                 self.report(
@@ -158,9 +152,10 @@ impl<'a> Parser<'a> {
     }
 
     fn check_name(&mut self, entry: &Entry, at: &At<'_>) {
-        if DIRECTIVES.contains(&entry.key.as_str()) {
-            let fault = at.error(format!("`{}` cannot be the name of a task", entry.key));
-            self.report(fault.hint("`then` gives it another meaning"));
+        let name = entry.key.as_str();
+        if DIRECTIVES.contains(&name) {
+            let fault = at.warning(format!("no `then` can go to a task with the name `{name}`"));
+            self.report(fault.hint(format!("`then: {name}` is a directive; choose another name")));
         } else if entry.key.is_empty() {
             self.report(at.error("the name of a task is empty"));
         }
@@ -183,7 +178,7 @@ impl<'a> Parser<'a> {
         let (keyword, extra) = self.keyword(name, entries, at)?;
         let what = format!("the task `{name}`");
         let legal: Vec<&'static str> = [keyword].iter().chain(extra).chain(&COMMON).copied().collect();
-        let fields = self.task_fields(node, at, &what, &legal)?;
+        let fields = self.fields(node, at, &what, &legal)?;
         let before = self.vars(Position::TaskInput, env);
         let condition = fields
             .get("if")
@@ -212,25 +207,6 @@ impl<'a> Parser<'a> {
             kind: kind?,
             source: node.value.clone(),
         })
-    }
-
-    /// As [`Self::fields`], with advice for keys that belong one level deeper.
-    fn task_fields<'n>(
-        &mut self,
-        node: &'n Node,
-        at: &At<'_>,
-        what: &str,
-        legal: &[&'static str],
-    ) -> Option<Fields<'n>> {
-        let first = self.faults.len();
-        let fields = self.fields(node, at, what, legal)?;
-        for fault in &mut self.faults[first..] {
-            let key = fault.pointer.rsplit('/').next().unwrap_or_default();
-            if let Some((_, inside)) = INSIDE.iter().find(|(k, _)| *k == key) {
-                fault.hint = Some(format!("`{key}` belongs inside {inside}"));
-            }
-        }
-        Some(fields)
     }
 
     /// What kind of task it is.
@@ -276,6 +252,9 @@ impl<'a> Parser<'a> {
                 .entry(entry)
                 .error(format!("unknown key `{}` in the task `{name}`", entry.key))
                 .hint(format!("did you mean `{word}`?")),
+            None if is_task_key(name) => at
+                .error("the task has no name")
+                .hint(format!("write `- name: {{ {name}: … }}`")),
             None => at
                 .error(format!("the task `{name}` does not say what it does"))
                 .hint(format!("it needs one of {}", words.join(", "))),
@@ -360,9 +339,8 @@ impl<'a> Parser<'a> {
         let (mut cases, mut default): (Vec<Case>, Option<&Entry>) = (Vec::new(), None);
         for (i, item) in items.iter().enumerate() {
             let at = at.index(i, item);
-            let Some([entry]) = item.entries() else {
-                let hint = "write `- name: { when: …, then: … }`";
-                self.expected_hint("a named case", item, &at, hint);
+            let hint = "write `- name: { when: …, then: … }`";
+            let Some(entry) = self.single(item, &at, "case", hint) else {
                 continue;
             };
             let at = at.entry(entry);
@@ -382,6 +360,22 @@ impl<'a> Parser<'a> {
             cases.extend(self.case(entry, &at, env, vars));
         }
         Some(cases)
+    }
+
+    /// The only member of a list's item: a name and what it stands for.
+    pub(super) fn single<'n>(
+        &mut self,
+        item: &'n Node,
+        at: &At<'_>,
+        noun: &str,
+        hint: &str,
+    ) -> Option<&'n Entry> {
+        match item.entries() {
+            Some([entry]) => return Some(entry),
+            Some([_, ..]) => self.report(at.error(format!("the {noun} has no name")).hint(hint)),
+            _ => self.expected_hint(&format!("a named {noun}"), item, at, hint),
+        }
+        None
     }
 
     fn case(&mut self, entry: &Entry, at: &At<'_>, env: &Env<'_>, vars: &Vars) -> Option<Case> {

@@ -10,7 +10,6 @@ use millrace_common::limits;
 
 use super::core::Parser;
 use super::env::Env;
-use super::keys::suggest;
 use super::node::{At, Entry, Node};
 use super::scope::{Locals, Position};
 use crate::model::{Extension, Feature, FunctionTarget, Task, Uses};
@@ -168,7 +167,7 @@ impl<'a> Parser<'a> {
             self.uses.referred.insert((kind, &entry.key));
         } else {
             let what = format!("names in `use.{}`", kind.section());
-            let hint = suggest(name, self.uses.names(kind).iter().copied(), &what);
+            let hint = self.suggest(name, self.uses.names(kind).iter().copied(), &what);
             let message = format!("unknown {} `{name}`", kind.noun());
             self.report(at.error_in(node, message).hint(hint));
         }
@@ -378,13 +377,8 @@ impl<'a> Parser<'a> {
         let mut extensions = Vec::new();
         for (i, item) in self.list(node, at, "a list of extensions").iter().enumerate() {
             let at = at.index(i, item);
-            let Some([entry]) = item.entries() else {
-                self.expected_hint(
-                    "a named extension",
-                    item,
-                    &at,
-                    "write `- name: { extend: all, … }`",
-                );
+            let hint = "write `- name: { extend: all, … }`";
+            let Some(entry) = self.single(item, &at, "extension", hint) else {
                 continue;
             };
             let at = at.entry(entry);

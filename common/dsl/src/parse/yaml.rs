@@ -8,6 +8,7 @@ use jaq_json::Num;
 use millrace_common::limits;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
+use super::core::FAULTS_MAX;
 use super::node::{At, Data, Entry, Node, Style};
 use super::source::Source;
 use crate::{Diagnostic, Span, Value, value};
@@ -63,14 +64,33 @@ fn syntax(source: &Source<'_>, error: &ScanError) -> Diagnostic {
 
 /// A collection whose end has not come yet.
 enum Open {
-    Array {
-        items: Vec<Node>,
-    },
-    Object {
-        entries: Vec<Entry>,
-        seen: HashSet<String>,
-        key: Option<(String, Span)>,
-    },
+    Array(Vec<Node>),
+    Object(OpenObject),
+}
+
+#[derive(Default)]
+struct OpenObject {
+    entries: Vec<Entry>,
+    seen: HashSet<String>,
+    /// The key whose value comes next.
+    key: Option<(String, Span)>,
+    /// That key cannot be one: its value is not kept.
+    bad: bool,
+}
+
+impl OpenObject {
+    /// Adds a value; gives it back with its key when the key is there already.
+    fn add(&mut self, node: Node) -> Option<(String, Span)> {
+        let (key, span) = self.key.take()?;
+        if std::mem::take(&mut self.bad) {
+            return None;
+        }
+        if !self.seen.insert(key.clone()) {
+            return Some((key, span));
+        }
+        self.entries.push(Entry { key, span, node });
+        None
+    }
 }
 
 struct Builder<'s, 'f> {
@@ -100,16 +120,11 @@ impl<'s, 'f> Builder<'s, 'f> {
         match event {
             Event::SequenceStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), span);
-                self.open(Open::Array { items: Vec::new() }, span, anchor)
+                self.open(Open::Array(Vec::new()), span, anchor)
             }
             Event::MappingStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), span);
-                let open = Open::Object {
-                    entries: Vec::new(),
-                    seen: HashSet::new(),
-                    key: None,
-                };
-                self.open(open, span, anchor)
+                self.open(Open::Object(OpenObject::default()), span, anchor)
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 self.close();
@@ -146,8 +161,8 @@ impl<'s, 'f> Builder<'s, 'f> {
             return;
         };
         let node = match open {
-            Open::Array { items } => Node::array(span, items),
-            Open::Object { entries, .. } => Node::object(span, entries),
+            Open::Array(items) => Node::array(span, items),
+            Open::Object(object) => Node::object(span, object.entries),
         };
         self.insert(node, anchor);
     }
@@ -173,7 +188,7 @@ impl<'s, 'f> Builder<'s, 'f> {
         }
         let (data, value) = match style == Style::Plain && !tagged_text {
             true => resolve(&text).unwrap_or_else(|reason| {
-                self.faults.push(Diagnostic::error(self.pointer(), span, reason));
+                self.report(Diagnostic::error(self.pointer(), span, reason));
                 (Data::Null, Value::Null)
             }),
             false => (Data::Text(style), value::string(text)),
@@ -193,7 +208,7 @@ impl<'s, 'f> Builder<'s, 'f> {
             tag.to_string()
         };
         let fault = Diagnostic::error(self.pointer(), span, format!("unknown tag `{name}`"));
-        self.faults.push(fault.hint("quote texts that start with `!`"));
+        self.report(fault.hint("quote texts that start with `!`"));
         true
     }
 
@@ -221,8 +236,15 @@ impl<'s, 'f> Builder<'s, 'f> {
         Ok(())
     }
 
-    fn wants_key(&self) -> bool {
-        matches!(self.stack.last(), Some((Open::Object { key: None, .. }, ..)))
+    fn object(&mut self) -> Option<&mut OpenObject> {
+        match self.stack.last_mut() {
+            Some((Open::Object(object), ..)) => Some(object),
+            _ => None,
+        }
+    }
+
+    fn wants_key(&mut self) -> bool {
+        self.object().is_some_and(|o| o.key.is_none())
     }
 
     fn key(&mut self, text: String, style: Style, span: Span, anchor: usize) {
@@ -230,77 +252,55 @@ impl<'s, 'f> Builder<'s, 'f> {
             let node = Node::scalar(span, Data::Text(style), value::string(text.as_str()));
             self.anchors.insert(anchor, node);
         }
-        if let Some((Open::Object { key, .. }, ..)) = self.stack.last_mut() {
-            *key = Some((text, span));
+        if let Some(object) = self.object() {
+            object.key = Some((text, span));
         }
     }
 
     fn bad_key(&mut self, span: Span) {
         let fault = Diagnostic::error(self.pointer(), span, "a key must be a text");
-        self.faults
-            .push(fault.hint("quote keys that start with `{`, `[` or `*`"));
-        if let Some((Open::Object { key, .. }, ..)) = self.stack.last_mut() {
-            *key = Some((String::new(), span));
+        self.report(fault.hint("quote keys that start with `{`, `[` or `*`"));
+        if let Some(object) = self.object() {
+            object.key = Some((String::new(), span));
+            object.bad = true;
         }
     }
 
     fn insert(&mut self, node: Node, anchor: usize) {
+        if self.wants_key() {
+            return self.bad_key(node.span);
+        }
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
         match self.stack.last_mut() {
             None => self.root = Some(node),
-            Some((Open::Array { items }, ..)) => items.push(node),
-            Some((Open::Object { key: None, .. }, ..)) => self.bad_key(node.span),
-            Some((
-                Open::Object {
-                    entries,
-                    seen,
-                    key: Some((key, span)),
-                },
-                ..,
-            )) => {
-                if seen.contains(key) {
-                    return self.duplicate();
+            Some((Open::Array(items), ..)) => items.push(node),
+            Some((Open::Object(object), ..)) => {
+                if let Some((key, span)) = object.add(node) {
+                    self.duplicate(&key, span);
                 }
-                seen.insert(key.clone());
-                entries.push(Entry {
-                    key: std::mem::take(key),
-                    span: *span,
-                    node,
-                });
-                self.end_member();
             }
         }
     }
 
-    fn end_member(&mut self) {
-        if let Some((Open::Object { key, .. }, ..)) = self.stack.last_mut() {
-            *key = None;
+    fn report(&mut self, fault: Diagnostic) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(fault);
         }
     }
 
-    fn duplicate(&mut self) {
-        let pointer = self.pointer();
-        if let Some((
-            Open::Object {
-                entries,
-                key: Some((key, span)),
-                ..
-            },
-            ..,
-        )) = self.stack.last()
-        {
-            let first = entries
-                .iter()
-                .find(|e| e.key == *key)
-                .map(|e| e.span)
-                .unwrap_or_default();
-            let fault = Diagnostic::error(pointer, *span, format!("duplicate key `{key}`"));
-            self.faults
-                .push(fault.hint(format!("it stands at {}:{} already", first.line, first.column)));
+    fn duplicate(&mut self, key: &str, span: Span) {
+        if self.faults.len() >= FAULTS_MAX {
+            return;
         }
-        self.end_member();
+        let first = self
+            .object()
+            .and_then(|o| o.entries.iter().find(|e| e.key == key).map(|e| e.span));
+        let first = first.unwrap_or_default();
+        let pointer = At::ROOT.key(key, span).pointer();
+        let fault = Diagnostic::error(self.pointer() + &pointer, span, format!("duplicate key `{key}`"));
+        self.report(fault.hint(format!("it stands at {}:{} already", first.line, first.column)));
     }
 
     /// Pointer of the value that comes next.
@@ -308,14 +308,12 @@ impl<'s, 'f> Builder<'s, 'f> {
         let mut out = String::new();
         for (open, ..) in &self.stack {
             match open {
-                Open::Array { items } => out.push_str(&format!("/{}", items.len())),
-                Open::Object {
-                    key: Some((key, _)), ..
-                } => {
-                    out.push('/');
-                    out.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                Open::Array(items) => out.push_str(&format!("/{}", items.len())),
+                Open::Object(object) => {
+                    if let Some((key, span)) = &object.key {
+                        out.push_str(&At::ROOT.key(key, *span).pointer());
+                    }
                 }
-                Open::Object { .. } => {}
             }
         }
         out
