@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use millrace_coordinator::api::{ApiParts, ApiState, check_listen};
+use millrace_coordinator::api::{ApiParts, ApiState};
 use millrace_coordinator::board::Board;
 use millrace_coordinator::cluster::{self, Cluster};
 use millrace_coordinator::fleet::{EnsureQueue, Fleet};
