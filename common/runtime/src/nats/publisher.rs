@@ -21,6 +21,8 @@ use super::{Nats, PublishError};
 
 /// How often the oldest message is compared with the clock.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while nothing is in flight: an idle process should sleep.
+const IDLE_TICK: Duration = Duration::from_secs(1);
 /// After a reconnect: time for what the client had queued to be sent and confirmed. What is still open then was
 /// in the old connection's buffer and is lost, or its confirmation is.
 const RECONNECT_GRACE: Duration = Duration::from_millis(500);
@@ -325,8 +327,8 @@ struct Matcher {
 impl Matcher {
     async fn run(mut self) {
         let mut link = self.nats.link();
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let tick = tokio::time::sleep(IDLE_TICK);
+        tokio::pin!(tick);
         loop {
             tokio::select! {
                 message = self.subscriber.next() => match message {
@@ -334,7 +336,11 @@ impl Matcher {
                     // The client was closed: nothing will be confirmed any more.
                     None => return self.close_all(),
                 },
-                _ = ticks.tick() => self.expire(),
+                () = &mut tick => {
+                    self.expire();
+                    let is_idle = self.shared.lock().open == 0;
+                    tick.as_mut().reset((Instant::now() + if is_idle { IDLE_TICK } else { TICK }).into());
+                }
                 changed = link.changed() => {
                     if changed.is_ok() && link.borrow_and_update().connected {
                         let next = self.shared.lock().next_number();
