@@ -1,21 +1,61 @@
 //! jq expressions: compiled once at deploy time, evaluated within bounds, deterministic.
 //!
 //! `now` is the record's time; there is no environment, no input, no clock, no randomness.
+//!
+//! A tenant's expression runs inline in the coordinator, so it must not be able to hold it up or bring it down.
+//! Five things make sure of that:
+//! - `program` parses and compiles on a stack that is large enough for any source of the permitted length, and
+//!   evaluates;
+//! - `meter` counts steps and memory, watches the stack, and stops the evaluation at a bound;
+//! - `bounded` is the value that jaq computes with: every operation is metered, no value gets too large or deep;
+//! - `natives` and the prelude are the allow-list of what can be called;
+//! - `rewrite` changes what jaq would evaluate wastefully.
 
+mod arithmetic;
+mod bounded;
+mod deletion;
+mod hint;
+mod meter;
+mod natives;
+mod number;
+mod order;
+mod pattern;
+mod prelude;
+mod program;
+mod rewrite;
+mod shortcut;
+#[cfg(test)]
+mod tests;
+mod text;
+mod update;
+mod usage;
+
+use std::fmt;
 use std::sync::Arc;
 
 use millrace_common::{ErrorKind, Problem, limits};
 
+use self::program::{Failure, Program};
+use self::shortcut::Shortcut;
 use crate::{Value, value};
 
+pub(crate) use self::text::percent_encode;
+
+/// Bytes of an expression's source in a message.
+const SOURCE_BYTES: usize = 120;
+
 /// A compiled expression. Cheap to clone; `Send + Sync`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Expression(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     source: String,
-    variables: Vec<String>,
+    code: Code,
+}
+
+enum Code {
+    Shortcut(Shortcut),
+    Program(Program),
 }
 
 /// The variables that are legal at a position, `$` not included.
@@ -27,7 +67,7 @@ pub struct Scope(pub Vec<String>);
 pub struct CompileError {
     /// Byte offset into the expression's source (after `${` was stripped: into the stripped text).
     pub offset: usize,
-    /// What is wrong.
+    /// What is wrong: lowercase, names in backticks, no full stop.
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
@@ -36,14 +76,14 @@ pub struct CompileError {
 /// What an evaluation may know and spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalEnv {
-    /// Unix milliseconds that `now` yields (as seconds).
+    /// Unix milliseconds; `now` yields them as seconds.
     pub now_ms: i64,
-    /// Steps; at 0 the evaluation fails.
+    /// Steps: nodes of the expression that may be evaluated. When they are used up the evaluation fails.
     pub fuel: u64,
 }
 
 impl EvalEnv {
-    /// With the default fuel, `limits::EXPRESSION_FUEL_MAX`.
+    /// At a time, with the default fuel, `limits::EXPRESSION_FUEL_MAX`.
     pub const fn at(now_ms: i64) -> Self {
         Self {
             now_ms,
@@ -52,16 +92,29 @@ impl EvalEnv {
     }
 }
 
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.0.source).finish()
+    }
+}
+
 impl Expression {
     /// Compiles a source without `${ }`.
     ///
     /// # Errors
-    /// [`CompileError`] with the place.
+    /// [`CompileError`] with the place: not jq, longer than `limits::EXPRESSION_BYTES_MAX`, a function that does
+    /// not exist or is not deterministic, a variable that is not in the scope.
     pub fn compile(source: &str, scope: &Scope) -> Result<Self, CompileError> {
-        let _ = scope;
+        if let Some(error) = program::too_long(source) {
+            return Err(error);
+        }
+        let code = match Shortcut::parse(source, scope) {
+            Some(shortcut) => Code::Shortcut(shortcut),
+            None => Code::Program(Program::compile(source, scope)?),
+        };
         Ok(Self(Arc::new(Inner {
             source: source.to_owned(),
-            variables: Vec::new(),
+            code,
         })))
     }
 
@@ -73,16 +126,35 @@ impl Expression {
     /// The variables of the scope that the expression uses, `$` not included, in the order of the values that
     /// [`Self::evaluate`] takes.
     pub fn variables(&self) -> &[String] {
-        &self.0.variables
+        match &self.0.code {
+            Code::Shortcut(shortcut) => shortcut.variables(),
+            Code::Program(program) => program.variables(),
+        }
     }
 
     /// Evaluates: no output gives `null`, one gives it, more give an array of them.
     ///
+    /// `input` and `vars` must be within `limits::EXPRESSION_NODES_MAX` and `limits::VALUE_DEPTH_MAX`, which every
+    /// value is that was parsed here or evaluated here. There must be as many `vars` as [`Self::variables`].
+    ///
+    /// Needs at most about 1 MiB of stack; what recurses deeper is evaluated on a thread of its own.
+    ///
     /// # Errors
     /// An `expression` problem when the expression fails or exceeds a bound.
     pub fn evaluate(&self, input: &Value, vars: &[Value], env: &EvalEnv) -> Result<Value, Problem> {
-        let _ = (input, vars, env);
-        Err(Problem::new(ErrorKind::Expression, "not available yet"))
+        debug_assert_eq!(
+            vars.len(),
+            self.variables().len(),
+            "values of {:?}",
+            self.variables()
+        );
+        match &self.0.code {
+            Code::Shortcut(shortcut) => shortcut.evaluate(input, vars).map_err(|text| self.problem(&text)),
+            Code::Program(program) => program.run(input, vars, env).map_err(|failure| match failure {
+                Failure::Error(text) => self.problem(&text),
+                Failure::Fault(fault) => self.problem(&fault.text()),
+            }),
+        }
     }
 
     /// Evaluates and applies jq's truth to the result.
@@ -93,7 +165,7 @@ impl Expression {
         self.evaluate(input, vars, env).map(|v| value::is_truthy(&v))
     }
 
-    /// Evaluates with variables looked up by name; one that is not found is `null`.
+    /// Evaluates with variables looked up by name (without `$`); one that is not found is `null`.
     ///
     /// # Errors
     /// As [`Self::evaluate`].
@@ -110,9 +182,17 @@ impl Expression {
             .collect();
         self.evaluate(input, &vars, env)
     }
+
+    fn problem(&self, text: &str) -> Problem {
+        let source = self.source().trim();
+        let shown = &source[..source.floor_char_boundary(SOURCE_BYTES)];
+        let more = if shown.len() < source.len() { "…" } else { "" };
+        Problem::new(ErrorKind::Expression, format!("`{shown}{more}`: {text}"))
+    }
 }
 
 /// The expression inside a text that is `${ … }` as a whole, with its byte offset; `None` for any other text.
+/// Space around is allowed.
 pub fn strip(text: &str) -> Option<(usize, &str)> {
     let start = text.len() - text.trim_start().len();
     let inner = text.trim().strip_prefix("${")?.strip_suffix('}')?;
