@@ -11,11 +11,13 @@ use async_nats::jetstream;
 use millrace_common::{PartitionId, names};
 use millrace_runtime::Shutdown;
 use millrace_runtime::config::CoordinatorConfig;
+use millrace_runtime::metrics::Metrics;
 use millrace_runtime::redis::SharedRedis;
 use tracing::{debug, warn};
 
 use crate::board::{Board, Pressure};
 use crate::cluster;
+use crate::queues::Queues;
 
 const EVERY: Duration = Duration::from_secs(2);
 const TRIM_EVERY: Duration = Duration::from_secs(30);
@@ -37,6 +39,8 @@ pub struct Janitor {
     jetstream: jetstream::Context,
     redis: SharedRedis,
     board: Board,
+    queues: Queues,
+    metrics: Metrics,
 }
 
 /// Positions seen, by time: what was durable then.
@@ -44,8 +48,15 @@ type Seen = HashMap<PartitionId, VecDeque<(Instant, u64)>>;
 
 impl Janitor {
     /// Works on all partitions; several coordinators may do so side by side.
-    pub const fn new(config: CoordinatorConfig, jetstream: jetstream::Context, redis: SharedRedis, board: Board) -> Self {
-        Self { config, jetstream, redis, board }
+    pub const fn new(
+        config: CoordinatorConfig,
+        jetstream: jetstream::Context,
+        redis: SharedRedis,
+        board: Board,
+        queues: Queues,
+        metrics: Metrics,
+    ) -> Self {
+        Self { config, jetstream, redis, board, queues, metrics }
     }
 
     /// Looks around until shutdown.
@@ -59,6 +70,9 @@ impl Janitor {
             match self.pressure().await {
                 Ok(pressure) => self.board.press(pressure),
                 Err(e) => debug!(reason = format!("{e:#}"), "pressure cannot be measured"),
+            }
+            if let Err(e) = self.measure().await {
+                debug!(reason = format!("{e:#}"), "backlogs cannot be measured");
             }
             if trimmed.elapsed() >= TRIM_EVERY {
                 trimmed = Instant::now();
@@ -98,6 +112,25 @@ impl Janitor {
         if max > 0 && share(used, max.unsigned_abs()) > STREAM_SHARE_MAX {
             let detail = format!("stream {name} holds {used} of {max} bytes; starts wait until it has drained");
             found.push(Pressure { bound: bound.into(), detail });
+        }
+        Ok(())
+    }
+
+    /// Gauges that no single partition can set.
+    async fn measure(&self) -> anyhow::Result<()> {
+        let (mut outbox, mut timers, mut backlog) = (0, 0, 0);
+        for (p, state) in self.board.partitions().into_iter().filter(|(_, s)| s.phase == "serving") {
+            outbox += state.outbox;
+            timers += state.timers;
+            if let Some(info) = cluster::find(&self.jetstream, &names::log_stream(p)).await? {
+                backlog += info.state.last_sequence.saturating_sub(state.applied);
+            }
+        }
+        self.metrics.outbox_backlog.set(gauge(outbox));
+        self.metrics.timers_pending.set(gauge(timers));
+        self.metrics.log_backlog.set(gauge(backlog));
+        for (queue, lag) in self.queues.lags().await? {
+            self.metrics.queue_lag.with_label_values(&[&queue]).set(gauge(lag));
         }
         Ok(())
     }
@@ -175,6 +208,10 @@ impl Janitor {
         debug!(partition.id = %p, log.sequence = sequence, removed = purged.purged, "log trimmed");
         Ok(())
     }
+}
+
+fn gauge(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share for a threshold")]

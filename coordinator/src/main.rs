@@ -150,13 +150,21 @@ impl Parts {
             fault: Fault { panic_instance: Environment.get("MILLRACE_TEST_PANIC_INSTANCE") },
             config: config.clone(),
         });
+        let of_fleet = queues.clone();
         let ensure: EnsureQueue = Arc::new(move |queue| {
-            let queues = queues.clone();
+            let queues = of_fleet.clone();
             Box::pin(async move { queues.ensure(&queue).await })
         });
         let fleet =
             Fleet::new(config.id.clone(), config.partitions, nats.client().clone(), store, registry.clone(), ensure);
-        let janitor = Janitor::new(config, nats.jetstream().clone(), redis.clone(), board.clone());
+        let janitor = Janitor::new(
+            config,
+            nats.jetstream().clone(),
+            redis.clone(),
+            board.clone(),
+            queues,
+            metrics,
+        );
         let tasks = vec![
             spawn("registry", &board, shutdown, &registry, |r, s| async move { r.run(s).await }),
             spawn("fleet", &board, shutdown, &Arc::new(fleet), |f, s| async move { f.run(s).await }),

@@ -50,6 +50,21 @@ impl Queues {
         Ok(())
     }
 
+    /// Steps of each known queue that wait or run: what an autoscaler reads, too.
+    ///
+    /// # Errors
+    /// When NATS does not answer.
+    pub async fn lags(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let known: Vec<String> = self.lock().iter().cloned().collect();
+        let stream = self.jetstream.get_stream_no_info(names::STEPS_STREAM).await?;
+        let mut lags = Vec::with_capacity(known.len());
+        for queue in known {
+            let info = stream.consumer_info(names::queue_consumer(&queue)).await?;
+            lags.push((queue, info.num_pending + info.num_ack_pending as u64));
+        }
+        Ok(lags)
+    }
+
     /// Forgets what it knows: after the broker may have lost consumers.
     pub fn forget(&self) {
         self.lock().clear();

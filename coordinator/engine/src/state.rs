@@ -199,6 +199,11 @@ impl Instance {
         &self.identity.definition
     }
 
+    /// W3C trace context of the start call.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.identity.traceparent.as_deref()
+    }
+
     /// Labels given at the start.
     pub const fn labels(&self) -> &BTreeMap<String, String> {
         &self.identity.labels

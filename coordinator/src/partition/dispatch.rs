@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use millrace_common::{InstanceKey, PartitionId, RecordBody, Reply, Step, names, partition_of, wire};
-use millrace_engine::{Dispatch, Status};
+use millrace_common::{
+    InstanceKey, PartitionId, RecordBody, Reply, Step, StepOutcome, StepResult, names, partition_of, wire,
+};
+use millrace_engine::{Dispatch, Instance};
 use millrace_runtime::nats::{Ack, Completion, Completions, Nats, PublishError, Publisher};
 use tracing::{debug, warn};
 
@@ -78,7 +80,14 @@ impl Dispatcher {
     /// Hands a step to the fleet; `suppressed` only remembers it.
     pub(crate) async fn step(&mut self, key: &InstanceKey, d: Dispatch, suppressed: bool) {
         let (frame, generation) = (d.frame, d.generation);
-        let open = OpenStep { step: d.step.clone(), generation, sequence: None, since: Instant::now() };
+        let open = OpenStep {
+            step: d.step.clone(),
+            generation,
+            sequence: None,
+            since: Instant::now(),
+            function: d.function.as_str().into(),
+            attempt: self.shared.trace.attempt(key, &d),
+        };
         self.outbox.open(key.clone(), frame, open);
         if suppressed {
             return;
@@ -254,11 +263,39 @@ impl Dispatcher {
         }
     }
 
-    /// Core NATS, best effort: an instance started or ended.
-    pub(crate) async fn status_changed(&self, key: &InstanceKey, status: Status) {
-        if status.is_ended() {
-            self.hint(names::ENDED_HINT.into(), format!("{key} {}", status.name()).into()).await;
+    /// A result counted. Before its step is settled: the attempt is still known.
+    pub(crate) fn step_ended(&self, key: &InstanceKey, result: &StepResult) {
+        let outcome = match &result.outcome {
+            StepOutcome::Output(_) => "output",
+            StepOutcome::Error(_) => "error",
+            StepOutcome::Cancelled => "cancelled",
+        };
+        let Some(open) = self.outbox.step(key, result.frame) else { return };
+        self.shared.metrics.steps_ended.with_label_values(&[&open.function, outcome]).inc();
+        if let Some(attempt) = &open.attempt {
+            self.shared.trace.step_ended(key, attempt, result);
         }
+    }
+
+    /// A new instance is committed.
+    pub(crate) fn instance_started(&self, instance: &Instance) {
+        let workflow = instance.definition().name.as_str();
+        self.shared.metrics.instances_started.with_label_values(&[workflow]).inc();
+        self.shared.trace.run_started(instance);
+    }
+
+    /// The end of an instance is committed. Tells whoever waits, over core NATS, best effort.
+    pub(crate) async fn instance_ended(&self, instance: &Instance) {
+        let (key, status) = (instance.key(), instance.status());
+        let labels = [instance.definition().name.as_str(), status.name()];
+        self.shared.metrics.instances_ended.with_label_values(&labels).inc();
+        if let Some(ended) = instance.ended_at_ms() {
+            let took = u64::try_from(ended - instance.created_at_ms()).unwrap_or(0);
+            let took = Duration::from_millis(took).as_secs_f64();
+            self.shared.metrics.instance_duration.with_label_values(&labels).observe(took);
+        }
+        self.shared.trace.run_ended(instance);
+        self.hint(names::ENDED_HINT.into(), format!("{key} {}", status.name()).into()).await;
     }
 
     async fn hint(&self, subject: String, payload: Bytes) {

@@ -10,6 +10,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use millrace_common::InstanceKey;
 
+use crate::trace::Attempt;
+
 /// A step that is out.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenStep {
@@ -21,6 +23,10 @@ pub(crate) struct OpenStep {
     pub(crate) sequence: Option<u64>,
     /// When it was last published (this process).
     pub(crate) since: Instant,
+    /// Function, a label of metrics.
+    pub(crate) function: Box<str>,
+    /// What is told about the attempt when it ends, if its run is traced.
+    pub(crate) attempt: Option<Box<Attempt>>,
 }
 
 /// See the module.
@@ -168,7 +174,7 @@ mod tests {
     }
 
     fn open(generation: u32) -> OpenStep {
-        OpenStep { step: "s".into(), generation, sequence: None, since: Instant::now() }
+        OpenStep { step: "s".into(), generation, sequence: None, since: Instant::now(), function: "f".into(), attempt: None }
     }
 
     #[test]

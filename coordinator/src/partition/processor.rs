@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
-use millrace_common::{InstanceKey, PartitionId, Record, RecordBody, limits, names, wire};
+use millrace_common::{InstanceKey, PartitionId, RawJson, Record, RecordBody, StepOutcome, StepResult, limits, names, wire};
 use millrace_engine::{Dispatch, Effect, Ignored, Instance, Transition};
 use millrace_engine::Outcome as Applied;
 use millrace_runtime::Shutdown;
@@ -68,6 +68,8 @@ struct Folded {
     touched: HashMap<InstanceKey, Before>,
     order: Vec<InstanceKey>,
     effects: Vec<(InstanceKey, Effect)>,
+    /// Results that counted, for spans and metrics.
+    results: Vec<(InstanceKey, StepResult)>,
     records: usize,
 }
 
@@ -295,8 +297,10 @@ impl Processor {
 
     /// Turns effects into what the batch must store; those that must leave are kept for after the commit.
     fn take(&self, folded: &mut Folded, key: &InstanceKey, record: &Record, transition: Transition) {
-        if let Applied::Ignored(reason) = transition.outcome {
-            self.ignored(key, record, reason);
+        match (transition.outcome, &record.body) {
+            (Applied::Ignored(reason), _) => self.ignored(key, record, reason),
+            (Applied::Applied, RecordBody::Result(result)) => folded.results.push((key.clone(), summary(result))),
+            (Applied::Applied, _) => {}
         }
         if let RecordBody::Timer { timer } = record.body {
             folded.batch.timer(key, timer, None);
@@ -369,11 +373,17 @@ impl Processor {
         self.count(&folded);
         let batch = std::mem::take(&mut folded.batch);
         self.commit(batch, position, false).await?;
+        for (key, result) in &folded.results {
+            self.dispatcher.step_ended(key, result);
+        }
         for key in &folded.order {
+            let before = folded.touched[key];
             if let Some(Some(instance)) = self.cache.get(key) {
-                let before = folded.touched[key];
-                if instance.is_ended() != before.ended || !before.existed {
-                    self.dispatcher.status_changed(key, instance.status()).await;
+                if !before.existed {
+                    self.dispatcher.instance_started(instance);
+                }
+                if instance.is_ended() && !before.ended {
+                    self.dispatcher.instance_ended(instance).await;
                 }
             }
         }
@@ -539,6 +549,7 @@ impl Processor {
             match super::recover::read_from(&self.stream, &self.position).await {
                 Ok(reader) => {
                     self.reader = reader;
+                    self.shared.queues.forget();
                     self.audit.hurry();
                     return Ok(());
                 }
@@ -612,6 +623,15 @@ impl std::fmt::Debug for Processor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Processor").field("partition", &self.partition).finish_non_exhaustive()
     }
+}
+
+/// The result without its payload.
+fn summary(result: &StepResult) -> StepResult {
+    let outcome = match &result.outcome {
+        StepOutcome::Output(_) => StepOutcome::Output(RawJson::null()),
+        other => other.clone(),
+    };
+    StepResult { outcome, ..result.clone() }
 }
 
 pub(crate) fn stop_of(e: reader::Error) -> Stop {

@@ -291,7 +291,10 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
             Some(outbox::Entry::Step { instance, frame, generation, sequence: Some(sequence) }) => {
                 // Already in the work queue: only remembered, for the audit.
                 if let Some(d) = p.rebuild(&instance, frame).await? {
-                    let open = OpenStep { step: d.step, generation, sequence: Some(sequence), since: Instant::now() };
+                    let attempt = p.shared.trace.attempt(&instance, &d);
+                    let since = Instant::now();
+                    let (sequence, function) = (Some(sequence), d.function.into());
+                    let open = OpenStep { step: d.step, generation, sequence, since, function, attempt };
                     p.dispatcher.outbox.open(instance, frame, open);
                 }
             }
