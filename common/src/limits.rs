@@ -10,10 +10,10 @@ pub const INSTANCE_ID_BYTES_MAX: usize = 128;
 pub const PAYLOAD_BYTES_MAX: usize = 768 * 1024;
 
 /// A definition's source. Larger ones get 413.
-pub const DEFINITION_BYTES_MAX: usize = 512 * 1024;
+pub const DEFINITION_BYTES_MAX: usize = 768 * 1024;
 
 /// Tasks in one definition, all levels. More is a deploy error.
-pub const DEFINITION_TASKS_MAX: usize = 10_000;
+pub const DEFINITION_TASKS_MAX: usize = 20_000;
 
 /// Nesting of task lists in a definition. Deeper is a deploy error; bounds recursion everywhere.
 pub const DEFINITION_DEPTH_MAX: usize = 64;
