@@ -1,0 +1,5 @@
+//! Skeleton.
+use crate::failure::Outcome;
+pub(super) async fn run(_args: &crate::args::DemoArgs) -> Outcome {
+    Ok(())
+}
