@@ -36,11 +36,23 @@ pub fn apply(definitions: &dyn Definitions, instance: &mut Option<Instance>, rec
             None => ignored(Ignored::NoInstance, Vec::new()),
         },
         (RecordBody::Start(start), Some(existing)) => start_again(existing, start),
-        (RecordBody::Control { reply, .. }, None) => {
-            ignored(Ignored::NoInstance, answer(record.instance.as_ref(), reply.as_deref(), ReplyBody::NotFound))
-        }
-        (RecordBody::Control { action, reason, reply }, Some(existing)) => {
-            let wish = Wish { action: *action, reason: reason.as_deref(), reply: reply.as_deref() };
+        (RecordBody::Control { reply, .. }, None) => ignored(
+            Ignored::NoInstance,
+            answer(record.instance.as_ref(), reply.as_deref(), ReplyBody::NotFound),
+        ),
+        (
+            RecordBody::Control {
+                action,
+                reason,
+                reply,
+            },
+            Some(existing),
+        ) => {
+            let wish = Wish {
+                action: *action,
+                reason: reason.as_deref(),
+                reply: reply.as_deref(),
+            };
             control(definitions, existing, wish, record.time_ms)
         }
         (RecordBody::Announce { .. }, _) => ignored(Ignored::NoInstance, Vec::new()),
@@ -58,13 +70,19 @@ pub fn apply(definitions: &dyn Definitions, instance: &mut Option<Instance>, rec
 }
 
 fn ignored(reason: Ignored, effects: Vec<Effect>) -> Transition {
-    Transition { outcome: Outcome::Ignored(reason), effects }
+    Transition {
+        outcome: Outcome::Ignored(reason),
+        effects,
+    }
 }
 
 fn answer(instance: Option<&InstanceKey>, to: Option<&str>, body: ReplyBody) -> Vec<Effect> {
     let reply = |(to, instance): (&str, &InstanceKey)| Effect::Reply {
         to: to.to_owned(),
-        body: Reply { instance: instance.clone(), body },
+        body: Reply {
+            instance: instance.clone(),
+            body,
+        },
     };
     to.zip(instance).map(reply).into_iter().collect()
 }
@@ -104,14 +122,20 @@ fn create(
         }
         None => effects.extend(fault_unplanned(instance, now_ms)),
     }
-    Transition { outcome: Outcome::Applied, effects }
+    Transition {
+        outcome: Outcome::Applied,
+        effects,
+    }
 }
 
 /// An instance without definition ends at once.
 fn fault_unplanned(instance: &mut Instance, now_ms: i64) -> Option<Effect> {
     let text = format!("there is no definition `{}`", instance.definition());
     let problem = Problem::new(ErrorKind::Configuration, text).at("/");
-    instance.header.ended = Some(Ended { status: Status::Faulted, at_ms: now_ms });
+    instance.header.ended = Some(Ended {
+        status: Status::Faulted,
+        at_ms: now_ms,
+    });
     instance.error = Some(problem.clone());
     instance.touch(Part::Error);
     trace::failure(instance, "instance.faulted", &problem, now_ms);
@@ -120,8 +144,16 @@ fn fault_unplanned(instance: &mut Instance, now_ms: i64) -> Option<Effect> {
 
 fn ended_message(instance: &Instance, outcome: ChildOutcome) -> Option<Effect> {
     let parent = instance.parent().filter(|p| p.awaited)?;
-    let body = RecordBody::ChildEnded { frame: parent.frame, child: instance.key.clone(), outcome };
-    Some(Effect::Send { id: "ended".to_owned(), to: parent.instance.clone(), body: Box::new(body) })
+    let body = RecordBody::ChildEnded {
+        frame: parent.frame,
+        child: instance.key.clone(),
+        outcome,
+    };
+    Some(Effect::Send {
+        id: "ended".to_owned(),
+        to: parent.instance.clone(),
+        body: Box::new(body),
+    })
 }
 
 /// A start of an instance that exists: the same one again, or another one under the same id.
@@ -131,16 +163,31 @@ fn start_again(existing: &Instance, start: &Start) -> Transition {
     let same = existing.identity.definition == start.definition
         && same_input
         && parent_task(start.parent.as_ref()) == parent_task(existing.parent());
-    let body = if same { ReplyBody::Exists } else { ReplyBody::Conflict };
+    let body = if same {
+        ReplyBody::Exists
+    } else {
+        ReplyBody::Conflict
+    };
     let mut effects = answer(Some(&existing.key), start.reply.as_deref(), body);
     match (same, &start.parent) {
         (true, Some(_)) => effects.extend(repeat_end(existing)),
         (false, Some(parent)) if parent.awaited => {
-            let text = format!("the id of the child, {}, is taken by another instance", existing.key);
+            let text = format!(
+                "the id of the child, {}, is taken by another instance",
+                existing.key
+            );
             let outcome = ChildOutcome::Faulted(Problem::new(ErrorKind::Configuration, text));
-            let body = RecordBody::ChildEnded { frame: parent.frame, child: existing.key.clone(), outcome };
+            let body = RecordBody::ChildEnded {
+                frame: parent.frame,
+                child: existing.key.clone(),
+                outcome,
+            };
             let id = format!("refused:{}", parent.frame);
-            effects.push(Effect::Send { id, to: parent.instance.clone(), body: Box::new(body) });
+            effects.push(Effect::Send {
+                id,
+                to: parent.instance.clone(),
+                body: Box::new(body),
+            });
         }
         (true, None) | (false, _) => {}
     }
@@ -200,11 +247,19 @@ fn verdict(instance: &Instance, action: ControlKind) -> Verdict {
     }
 }
 
-fn control(definitions: &dyn Definitions, instance: &mut Instance, wish: Wish<'_>, now_ms: i64) -> Transition {
+fn control(
+    definitions: &dyn Definitions,
+    instance: &mut Instance,
+    wish: Wish<'_>,
+    now_ms: i64,
+) -> Transition {
     let reply = |instance: &Instance, body| answer(Some(&instance.key), wish.reply, body);
     let refused = |instance: &Instance| {
         let status = instance.status().name().to_owned();
-        ignored(Ignored::NotAllowed, reply(instance, ReplyBody::NotAllowed(status)))
+        ignored(
+            Ignored::NotAllowed,
+            reply(instance, ReplyBody::NotAllowed(status)),
+        )
     };
     match verdict(instance, wish.action) {
         Verdict::Refused => refused(instance),
@@ -213,7 +268,10 @@ fn control(definitions: &dyn Definitions, instance: &mut Instance, wish: Wish<'_
             Some(plan) => {
                 let mut effects = carry_out(definitions, instance, &plan, &wish, now_ms);
                 effects.extend(reply(instance, ReplyBody::Done));
-                Transition { outcome: Outcome::Applied, effects }
+                Transition {
+                    outcome: Outcome::Applied,
+                    effects,
+                }
             }
             None => refused(instance),
         },
@@ -246,7 +304,12 @@ fn carry_out(
 
 // ---------------------------------------------------------------- events
 
-fn event(definitions: &dyn Definitions, instance: &mut Instance, body: &RecordBody, now_ms: i64) -> Transition {
+fn event(
+    definitions: &dyn Definitions,
+    instance: &mut Instance,
+    body: &RecordBody,
+    now_ms: i64,
+) -> Transition {
     if instance.is_ended() {
         return ignored(Ignored::Ended, Vec::new());
     }
@@ -262,7 +325,10 @@ fn event(definitions: &dyn Definitions, instance: &mut Instance, body: &RecordBo
     match fold(&mut activation, body) {
         Ok(first) => {
             activation.drive(first);
-            Transition { outcome: Outcome::Applied, effects: activation.effects }
+            Transition {
+                outcome: Outcome::Applied,
+                effects: activation.effects,
+            }
         }
         Err(reason) => ignored(reason, Vec::new()),
     }
@@ -274,9 +340,19 @@ fn fold(activation: &mut Activation<'_>, body: &RecordBody) -> Result<Move, Igno
         RecordBody::Progress(progress) => activation.step_progress(progress),
         RecordBody::Timer { timer } => activation.timer(*timer),
         RecordBody::Continue { number } => activation.go_on(*number),
-        RecordBody::Lost { frame, step, generation } => activation.step_lost(*frame, step, *generation),
-        RecordBody::ChildEnded { frame, child, outcome } => activation.child_ended(*frame, child, outcome),
-        RecordBody::Announce { .. } | RecordBody::Start(_) | RecordBody::Control { .. } => Err(Ignored::NotAllowed),
+        RecordBody::Lost {
+            frame,
+            step,
+            generation,
+        } => activation.step_lost(*frame, step, *generation),
+        RecordBody::ChildEnded {
+            frame,
+            child,
+            outcome,
+        } => activation.child_ended(*frame, child, outcome),
+        RecordBody::Announce { .. } | RecordBody::Start(_) | RecordBody::Control { .. } => {
+            Err(Ignored::NotAllowed)
+        }
     }
 }
 

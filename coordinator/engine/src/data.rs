@@ -18,13 +18,19 @@ struct Inner {
 
 impl Data {
     pub(crate) fn new(value: Value) -> Self {
-        Self(Arc::new(Inner { value, raw: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            value,
+            raw: OnceLock::new(),
+        }))
     }
 
     /// Parses and keeps the text: it is stored and sent on as it came.
     pub(crate) fn parse(raw: RawJson) -> Result<Self, Problem> {
         let value = value::from_raw(&raw)?;
-        Ok(Self(Arc::new(Inner { value, raw: OnceLock::from(raw) })))
+        Ok(Self(Arc::new(Inner {
+            value,
+            raw: OnceLock::from(raw),
+        })))
     }
 
     pub(crate) fn null() -> Self {
@@ -66,21 +72,33 @@ impl Data {
                 Measure::AtMost(n) if n <= max => return Ok(()),
                 Measure::AtMost(_) => self.raw().len(),
                 Measure::TooDeep => return Err(too_deep(what)),
-                Measure::Huge => return Err(too_large(what, &format!("more than {}", HUGE_FACTOR * max), max)),
+                Measure::Huge => {
+                    return Err(too_large(what, &format!("more than {}", HUGE_FACTOR * max), max));
+                }
             },
         };
-        if exact > max { Err(too_large(what, &exact.to_string(), max)) } else { Ok(()) }
+        if exact > max {
+            Err(too_large(what, &exact.to_string(), max))
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// The problem of a payload above its bound; names both sizes.
 fn too_large(what: &str, size: &str, max: usize) -> Problem {
-    Problem::new(ErrorKind::Runtime, format!("{what} is too large: {size} bytes of JSON, at most {max} are allowed"))
+    Problem::new(
+        ErrorKind::Runtime,
+        format!("{what} is too large: {size} bytes of JSON, at most {max} are allowed"),
+    )
 }
 
 fn too_deep(what: &str) -> Problem {
     let max = limits::VALUE_DEPTH_MAX;
-    Problem::new(ErrorKind::Runtime, format!("{what} is nested deeper than the {max} levels that are allowed"))
+    Problem::new(
+        ErrorKind::Runtime,
+        format!("{what} is nested deeper than the {max} levels that are allowed"),
+    )
 }
 
 /// Above this many times the bound the exact size is not computed any more: shared parts can make a value

@@ -9,8 +9,12 @@ use crate::state::Instance;
 /// The message of an open step; `None` when the frame is gone, is no step, or its result is here already.
 pub(crate) fn rebuild(instance: &Instance, plan: &Plan, id: FrameId) -> Option<Dispatch> {
     let frame = instance.frame(id)?;
-    let Body::Step(step) = &frame.body else { return None };
-    step.held.is_none().then(|| message(instance, plan, id, frame, step))
+    let Body::Step(step) = &frame.body else {
+        return None;
+    };
+    step.held
+        .is_none()
+        .then(|| message(instance, plan, id, frame, step))
 }
 
 /// One function makes the message, at first and later again, so the bytes are the same.

@@ -92,7 +92,11 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn new(data: Data) -> Self {
-        Self { index: 0, ordinal: 0, data }
+        Self {
+            index: 0,
+            ordinal: 0,
+            data,
+        }
     }
 }
 
@@ -295,25 +299,17 @@ impl Frame {
 
     /// Number of the current iteration, part of the path of what runs below.
     pub(crate) fn iteration(&self) -> u32 {
-        match &self.body {
-            Body::For(f) => f.index,
-            Body::List(_)
-            | Body::Fork(_)
-            | Body::Try(_)
-            | Body::Inline(_)
-            | Body::Step(_)
-            | Body::Wait(_)
-            | Body::Child(_)
-            | Body::Done(_)
-            | Body::Failed(_) => 0,
-        }
+        let Body::For(state) = &self.body else { return 0 };
+        state.index
     }
 
     pub(crate) fn open(&self) -> Open {
         match &self.body {
             Body::Step(_) => Open::Step,
             Body::Wait(_) | Body::Child(_) => Open::Wait,
-            Body::Try(TryState { phase: Phase::Delay, .. }) => Open::Wait,
+            Body::Try(TryState {
+                phase: Phase::Delay, ..
+            }) => Open::Wait,
             Body::List(_)
             | Body::For(_)
             | Body::Fork(_)
@@ -324,18 +320,14 @@ impl Frame {
         }
     }
 
-    /// True for a branch that only waits for the others.
-    pub(crate) const fn is_settled(&self) -> bool {
-        matches!(self.body, Body::Done(_) | Body::Failed(_))
-    }
-
     /// Its armed timers.
     pub(crate) fn timers(&self) -> impl Iterator<Item = (TimerKind, Timer)> {
         let (a, b) = match &self.body {
             Body::Wait(timer) => (Some((TimerKind::Wait, *timer)), None),
-            Body::Try(t) => {
-                (t.attempt_timer.map(|t| (TimerKind::Attempt, t)), t.delay.map(|t| (TimerKind::Delay, t)))
-            }
+            Body::Try(t) => (
+                t.attempt_timer.map(|t| (TimerKind::Attempt, t)),
+                t.delay.map(|t| (TimerKind::Delay, t)),
+            ),
             Body::List(_)
             | Body::For(_)
             | Body::Fork(_)
@@ -345,7 +337,11 @@ impl Frame {
             | Body::Done(_)
             | Body::Failed(_) => (None, None),
         };
-        self.timeout.map(|t| (TimerKind::Timeout, t)).into_iter().chain(a).chain(b)
+        self.timeout
+            .map(|t| (TimerKind::Timeout, t))
+            .into_iter()
+            .chain(a)
+            .chain(b)
     }
 
     pub(crate) fn timer_mut(&mut self, kind: TimerKind) -> Option<&mut Timer> {
@@ -361,6 +357,9 @@ impl Frame {
 
 impl Timer {
     pub(crate) const fn id(self, frame: FrameId) -> TimerId {
-        TimerId { frame, number: self.number }
+        TimerId {
+            frame,
+            number: self.number,
+        }
     }
 }

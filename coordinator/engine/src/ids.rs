@@ -13,7 +13,11 @@ pub(crate) struct Path(pub(crate) u64);
 impl Path {
     /// The task executed as `ordinal`-th of a list (or as that branch of a fork) in this iteration.
     pub(crate) fn task(self, iteration: u32, ordinal: u64, node: NodeId) -> Self {
-        let hash = StableHash::new().number(self.0).number(iteration.into()).number(ordinal).number(node.into());
+        let hash = StableHash::new()
+            .number(self.0)
+            .number(iteration.into())
+            .number(ordinal)
+            .number(node.into());
         Self(hash.finish())
     }
 
@@ -40,7 +44,11 @@ impl Path {
 
     /// A number between 0 and `span`, the same whenever the same retry is computed again.
     pub(crate) fn jitter(self, instance: &InstanceKey, retry: u32, span: u64) -> u64 {
-        let hash = StableHash::new().part(instance.as_str()).number(self.0).number(retry.into()).finish();
+        let hash = StableHash::new()
+            .part(instance.as_str())
+            .number(self.0)
+            .number(retry.into())
+            .finish();
         span.checked_add(1).map_or(hash, |n| hash % n)
     }
 }
@@ -70,7 +78,10 @@ mod tests {
             id = Path(n).child_id(&id, 1 + (n as u32) % 2);
             assert!(InstanceKey::new("default", &id).is_ok(), "{id}");
         }
-        assert_ne!(Path(1).child_id(&"y".repeat(128), 1), Path(1).child_id(&format!("{}z", "y".repeat(127)), 1));
+        assert_ne!(
+            Path(1).child_id(&"y".repeat(128), 1),
+            Path(1).child_id(&format!("{}z", "y".repeat(127)), 1)
+        );
     }
 
     #[test]

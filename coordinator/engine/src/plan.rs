@@ -10,8 +10,8 @@ use millrace_common::DefinitionRef;
 use millrace_dsl::Value;
 use millrace_dsl::expression::Expression;
 use millrace_dsl::model::{
-    Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Flow, FunctionTarget, HttpCall,
-    Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
+    Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Flow, FunctionTarget,
+    HttpCall, Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
 };
 use millrace_dsl::template::Template;
 
@@ -72,15 +72,24 @@ pub(crate) enum Action {
     Set(Template),
     Switch(Vec<Case>),
     For(Box<ForNode>),
-    Fork { branches: List, compete: bool },
+    Fork {
+        branches: List,
+        compete: bool,
+    },
     Try(Box<TryNode>),
     Raise(Box<ErrorTemplate>),
     Emit(Template),
     Wait(DurationValue),
     Child(Box<ChildNode>),
     Http(Box<HttpCall>),
-    Fleet { function: Arc<str>, arguments: Option<Template> },
-    Inline { function: NodeId, arguments: Option<Template> },
+    Fleet {
+        function: Arc<str>,
+        arguments: Option<Template>,
+    },
+    Inline {
+        function: NodeId,
+        arguments: Option<Template>,
+    },
     Unsupported(String),
 }
 
@@ -122,7 +131,11 @@ impl Plan {
         let tasks = builder.list(&document.tasks.tasks);
         builder.set(ROOT, Action::Do(tasks));
         let definition = format!("{}/{}@{}", document.namespace, document.name, document.version);
-        Self { definition, nodes: builder.nodes, document }
+        Self {
+            definition,
+            nodes: builder.nodes,
+            document,
+        }
     }
 
     /// `namespace/name@version`.
@@ -175,9 +188,15 @@ struct Builder {
 }
 
 impl Builder {
-    #[expect(clippy::cast_possible_truncation, reason = "a definition has at most DEFINITION_TASKS_MAX tasks")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a definition has at most DEFINITION_TASKS_MAX tasks"
+    )]
     fn list(&mut self, tasks: &[Task]) -> List {
-        let list = List { first: self.nodes.len() as NodeId, len: tasks.len() as u32 };
+        let list = List {
+            first: self.nodes.len() as NodeId,
+            len: tasks.len() as u32,
+        };
         self.nodes.extend(tasks.iter().map(shell));
         for (id, task) in (list.first..).zip(tasks) {
             let action = self.action(task);
@@ -208,7 +227,10 @@ impl Builder {
                 condition: f.condition.clone(),
                 body: self.list(&f.body.tasks),
             })),
-            TaskKind::Fork(fork) => Action::Fork { branches: self.list(&fork.branches), compete: fork.compete },
+            TaskKind::Fork(fork) => Action::Fork {
+                branches: self.list(&fork.branches),
+                compete: fork.compete,
+            },
             TaskKind::Try(t) => Action::Try(Box::new(TryNode {
                 body: self.list(&t.body.tasks),
                 filter: t.catch.filter.clone(),
@@ -240,8 +262,14 @@ impl Builder {
             Call::Function(call) => {
                 let arguments = call.arguments.clone();
                 match &call.target {
-                    FunctionTarget::Fleet(function) => Action::Fleet { function: function.as_str().into(), arguments },
-                    FunctionTarget::Inline(task) => Action::Inline { function: self.function(task), arguments },
+                    FunctionTarget::Fleet(function) => Action::Fleet {
+                        function: function.as_str().into(),
+                        arguments,
+                    },
+                    FunctionTarget::Inline(task) => Action::Inline {
+                        function: self.function(task),
+                        arguments,
+                    },
                     FunctionTarget::Catalog { catalog, .. } => {
                         Action::Unsupported(format!("a function of catalog `{catalog}`"))
                     }
@@ -267,7 +295,12 @@ fn process(run: &Run) -> Action {
         Process::Container(_) => Action::Unsupported("`run: container`".into()),
         Process::Script(_) => Action::Unsupported("`run: script`".into()),
         Process::Shell(_) => Action::Unsupported("`run: shell`".into()),
-        Process::Workflow { namespace, name, version, input } => Action::Child(Box::new(ChildNode {
+        Process::Workflow {
+            namespace,
+            name,
+            version,
+            input,
+        } => Action::Child(Box::new(ChildNode {
             namespace: namespace.clone(),
             name: name.clone(),
             version: version.clone(),

@@ -146,7 +146,10 @@ impl TaskScope<'_> {
             ("reference", value::string(&*self.node.pointer)),
             ("definition", self.node.source.clone()),
             ("input", self.raw.value().clone()),
-            ("output", self.output.map(|o| o.value().clone()).unwrap_or_default()),
+            (
+                "output",
+                self.output.map(|o| o.value().clone()).unwrap_or_default(),
+            ),
             ("startedAt", time::descriptor(self.started_ms)),
         ])
     }
@@ -172,6 +175,9 @@ pub(crate) fn item(items: &Data, index: u32) -> Option<Value> {
 pub(crate) fn as_text(found: &Value, what: &str) -> Result<String, Problem> {
     value::as_str(found).map(str::to_owned).ok_or_else(|| {
         let kind = value::type_name(found);
-        Problem::new(ErrorKind::Expression, format!("{what} must be a text, the expression gave a value of type `{kind}`"))
+        Problem::new(
+            ErrorKind::Expression,
+            format!("{what} must be a text, the expression gave a value of type `{kind}`"),
+        )
     })
 }

@@ -105,8 +105,14 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Identity, Self::Header, Self::Input, Self::Context, Self::Output, Self::Error];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Identity,
+        Self::Header,
+        Self::Input,
+        Self::Context,
+        Self::Output,
+        Self::Error,
+    ];
 
     /// Name of its field.
     pub(crate) const fn field(self) -> &'static str {
@@ -131,7 +137,11 @@ pub(crate) enum Change {
 impl Instance {
     /// A new one, without frames.
     pub(crate) fn new(key: InstanceKey, identity: Identity, input: Data) -> Self {
-        let header = Header { started_ms: identity.created_ms, next_frame: ROOT_FRAME, ..Header::default() };
+        let header = Header {
+            started_ms: identity.created_ms,
+            next_frame: ROOT_FRAME,
+            ..Header::default()
+        };
         let mut new = Self {
             key,
             identity,
@@ -260,7 +270,10 @@ impl Instance {
     /// Sets the instance aside after a panic: it shows as suspended with the reason, and [`crate::apply`] ignores every
     /// record but cancel and resume. Load it afresh before; a state in which `apply` panicked must not be stored.
     pub fn quarantine(&mut self, reason: &str, now_ms: i64) {
-        self.header.quarantine = Some(Quarantine { reason: reason.to_owned(), since_ms: now_ms });
+        self.header.quarantine = Some(Quarantine {
+            reason: reason.to_owned(),
+            since_ms: now_ms,
+        });
         self.touch(Part::Header);
         crate::trace::status(self, "instance.quarantined", Some(reason), now_ms);
     }
@@ -320,7 +333,9 @@ impl Instance {
 
     /// Changes what a frame does, and with it what it counts as.
     pub(crate) fn become_body(&mut self, id: FrameId, body: Body) {
-        let Some(before) = self.frame(id).map(Frame::open) else { return };
+        let Some(before) = self.frame(id).map(Frame::open) else {
+            return;
+        };
         let after = self.edit(id, Parts::ALL).map(|frame| {
             frame.body = body;
             frame.open()
@@ -335,7 +350,11 @@ impl Instance {
             Open::Wait => &mut self.open_waits,
             Open::Nothing => return,
         };
-        *counter = if up { *counter + 1 } else { counter.saturating_sub(1) };
+        *counter = if up {
+            *counter + 1
+        } else {
+            counter.saturating_sub(1)
+        };
     }
 
     pub(crate) fn touch(&mut self, part: Part) {

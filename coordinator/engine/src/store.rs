@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::data::Data;
 use crate::effect::Writes;
 use crate::frame::{
-    self, Body, ChildState, Cursor, ForLoop, ForkState, Frame, FrameId, HeldStep, Parts, Phase, ROOT_FRAME, StepState,
-    Timer, TryState,
+    self, Body, ChildState, Cursor, ForLoop, ForkState, Frame, FrameId, HeldStep, Parts, Phase, ROOT_FRAME,
+    StepState, Timer, TryState,
 };
 use crate::ids::Path;
 use crate::plan::NodeId;
@@ -53,7 +53,9 @@ pub enum LoadError {
         reason: String,
     },
     /// Written by a newer build.
-    #[error("field `{field}` of a stored instance has version {found}, newer than {VERSION}; upgrade this process")]
+    #[error(
+        "field `{field}` of a stored instance has version {found}, newer than {VERSION}; upgrade this process"
+    )]
     Version {
         /// Its name.
         field: String,
@@ -294,7 +296,10 @@ fn is_default<T: Default + PartialEq>(v: &T) -> bool {
 
 /// See [`Instance::take_writes`].
 pub(crate) fn take_writes(instance: &mut Instance) -> Writes {
-    let mut writes = Writes { set: Vec::with_capacity(4), ..Writes::default() };
+    let mut writes = Writes {
+        set: Vec::with_capacity(4),
+        ..Writes::default()
+    };
     let parts = std::mem::take(&mut instance.changes.parts);
     for part in Part::ALL {
         match parts[part as usize] {
@@ -429,7 +434,9 @@ fn own_arguments(frame: &Frame) -> Option<&Data> {
         Body::Inline(arguments) => Some(arguments),
         Body::Step(step) => Some(&step.arguments),
         Body::Child(child) => Some(&child.arguments),
-        Body::List(_) | Body::Fork(_) | Body::Try(_) | Body::Wait(_) | Body::Done(_) | Body::Failed(_) => None,
+        Body::List(_) | Body::Fork(_) | Body::Try(_) | Body::Wait(_) | Body::Done(_) | Body::Failed(_) => {
+            None
+        }
     }
     .filter(|d| !d.is(&frame.input))
 }
@@ -453,7 +460,10 @@ fn fixed_row(frame: &Frame) -> Option<FixedRow> {
 }
 
 fn large_data(frame: &Frame) -> Option<&Data> {
-    frame.cursor().map(|c| &c.data).filter(|d| !d.is(&frame.input) && !is_small(d))
+    frame
+        .cursor()
+        .map(|c| &c.data)
+        .filter(|d| !d.is(&frame.input) && !is_small(d))
 }
 
 pub(crate) fn frame_row(frame: &Frame) -> FrameRow {
@@ -477,17 +487,32 @@ pub(crate) fn frame_row(frame: &Frame) -> FrameRow {
 
 fn cursor_row(frame: &Frame, cursor: &Cursor) -> CursorRow {
     let own = (!cursor.data.is(&frame.input)).then_some(&cursor.data);
-    CursorRow { index: cursor.index, ordinal: cursor.ordinal, data: own.and_then(small) }
+    CursorRow {
+        index: cursor.index,
+        ordinal: cursor.ordinal,
+        data: own.and_then(small),
+    }
 }
 
 fn body_row(frame: &Frame) -> BodyRow {
     let arguments = || own_arguments(frame).and_then(small);
     match &frame.body {
         Body::List(cursor) => BodyRow::List(cursor_row(frame, cursor)),
-        Body::For(f) => BodyRow::For { cursor: cursor_row(frame, &f.cursor), index: f.index, entered: f.entered },
-        Body::Fork(f) => BodyRow::Fork { next: f.next, again: f.again.clone(), done: f.done, failed: f.failed },
+        Body::For(f) => BodyRow::For {
+            cursor: cursor_row(frame, &f.cursor),
+            index: f.index,
+            entered: f.entered,
+        },
+        Body::Fork(f) => BodyRow::Fork {
+            next: f.next,
+            again: f.again.clone(),
+            done: f.done,
+            failed: f.failed,
+        },
         Body::Try(t) => try_row(frame, t),
-        Body::Inline(_) => BodyRow::Inline { arguments: arguments() },
+        Body::Inline(_) => BodyRow::Inline {
+            arguments: arguments(),
+        },
         Body::Step(step) => BodyRow::Step(step_row(step, arguments())),
         Body::Wait(timer) => BodyRow::Wait(timer_row(*timer)),
         Body::Child(c) => BodyRow::Child {
@@ -499,9 +524,9 @@ fn body_row(frame: &Frame) -> BodyRow {
                 Err(problem) => HeldRow::Error(problem.clone()),
             }),
         },
-        Body::Done(output) => {
-            BodyRow::Done { output: (!output.is(&frame.raw)).then(|| output.raw().clone()) }
-        }
+        Body::Done(output) => BodyRow::Done {
+            output: (!output.is(&frame.raw)).then(|| output.raw().clone()),
+        },
         Body::Failed(problem) => BodyRow::Failed(problem.clone()),
     }
 }
@@ -566,7 +591,10 @@ struct Fields {
 }
 
 /// See [`Instance::load`].
-pub(crate) fn load<K, V>(key: InstanceKey, fields: impl IntoIterator<Item = (K, V)>) -> Result<Instance, LoadError>
+pub(crate) fn load<K, V>(
+    key: InstanceKey,
+    fields: impl IntoIterator<Item = (K, V)>,
+) -> Result<Instance, LoadError>
 where
     K: AsRef<[u8]>,
     V: AsRef<[u8]>,
@@ -595,7 +623,10 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(field: &str, bytes: &'a [u8]) -> Re
         v: u32,
     }
     serde_json::from_slice(bytes).map_err(|e| match serde_json::from_slice::<Version>(bytes) {
-        Ok(Version { v }) if v > VERSION => LoadError::Version { field: field.to_owned(), found: v },
+        Ok(Version { v }) if v > VERSION => LoadError::Version {
+            field: field.to_owned(),
+            found: v,
+        },
         Ok(Version { .. }) | Err(_) => bad(field, e),
     })
 }
@@ -610,7 +641,10 @@ fn data(field: &str, raw: RawJson) -> Result<Data, LoadError> {
 }
 
 fn bad(field: &str, reason: impl std::fmt::Display) -> LoadError {
-    LoadError::Field { field: field.to_owned(), reason: reason.to_string() }
+    LoadError::Field {
+        field: field.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 impl Fields {
@@ -632,7 +666,9 @@ impl Fields {
             let id = name.strip_prefix(part.letter())?.parse::<FrameId>().ok()?;
             Some((part, id))
         });
-        let Some((part, id)) = found else { return Err(bad(name, "no such field")) };
+        let Some((part, id)) = found else {
+            return Err(bad(name, "no such field"));
+        };
         let frame = self.frames.entry(id).or_default();
         let raw = || RawJson::parse(bytes).map_err(|e| bad(name, e));
         match part {
@@ -671,9 +707,14 @@ impl Fields {
 fn read_header(row: HeaderRow) -> Header {
     Header {
         started_ms: row.started_ms,
-        ended: row.ended_ms.map(|at_ms| Ended { status: row.status, at_ms }),
+        ended: row.ended_ms.map(|at_ms| Ended {
+            status: row.status,
+            at_ms,
+        }),
         suspended: row.suspended,
-        quarantine: row.quarantine.map(|(reason, since_ms)| Quarantine { reason, since_ms }),
+        quarantine: row
+            .quarantine
+            .map(|(reason, since_ms)| Quarantine { reason, since_ms }),
         next_frame: row.next_frame,
         next_timer: row.next_timer,
         traced: row.traced,
@@ -691,7 +732,12 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
     let parent = match row.parent {
         None if id == ROOT_FRAME => None,
         None => return Err(bad(&name, "has no parent")),
-        Some(p) => Some(instance.frames.get_mut(&p).ok_or_else(|| bad(&name, format!("parent {p} is missing")))?),
+        Some(p) => Some(
+            instance
+                .frames
+                .get_mut(&p)
+                .ok_or_else(|| bad(&name, format!("parent {p} is missing")))?,
+        ),
     };
     let raw = match parent {
         Some(parent) => {
@@ -742,15 +788,45 @@ fn read_body(
 ) -> Result<Body, LoadError> {
     let cursor = |row: CursorRow| -> Result<Cursor, LoadError> {
         let own = row.data.or(large).map(|r| data(name, r)).transpose()?;
-        Ok(Cursor { index: row.index, ordinal: row.ordinal, data: own.unwrap_or_else(|| input.clone()) })
+        Ok(Cursor {
+            index: row.index,
+            ordinal: row.ordinal,
+            data: own.unwrap_or_else(|| input.clone()),
+        })
     };
     Ok(match row {
         BodyRow::List(row) => Body::List(cursor(row)?),
-        BodyRow::For { cursor: row, index, entered } => {
-            Body::For(ForLoop { cursor: cursor(row)?, items: arguments(None)?, index, entered })
-        }
-        BodyRow::Fork { next, again, done, failed } => Body::Fork(ForkState { next, again, done, failed }),
-        BodyRow::Try { phase, cursor: row, retries, since_ms, error, attempt_ms, attempt_timer, delay } => Body::Try(TryState {
+        BodyRow::For {
+            cursor: row,
+            index,
+            entered,
+        } => Body::For(ForLoop {
+            cursor: cursor(row)?,
+            items: arguments(None)?,
+            index,
+            entered,
+        }),
+        BodyRow::Fork {
+            next,
+            again,
+            done,
+            failed,
+        } => Body::Fork(ForkState {
+            next,
+            again,
+            done,
+            failed,
+        }),
+        BodyRow::Try {
+            phase,
+            cursor: row,
+            retries,
+            since_ms,
+            error,
+            attempt_ms,
+            attempt_timer,
+            delay,
+        } => Body::Try(TryState {
             phase: match phase {
                 PhaseRow::Body => Phase::Body,
                 PhaseRow::Delay => Phase::Delay,
@@ -767,7 +843,12 @@ fn read_body(
         BodyRow::Inline { arguments: inline } => Body::Inline(arguments(inline)?),
         BodyRow::Step(row) => Body::Step(read_step(name, row, arguments)?),
         BodyRow::Wait(timer) => Body::Wait(read_timer(timer)),
-        BodyRow::Child { child, version, arguments: inline, held } => Body::Child(ChildState {
+        BodyRow::Child {
+            child,
+            version,
+            arguments: inline,
+            held,
+        } => Body::Child(ChildState {
             child,
             version,
             arguments: arguments(inline)?,
@@ -777,9 +858,12 @@ fn read_body(
                 Some(HeldRow::Lost) | None => None,
             },
         }),
-        BodyRow::Done { output } => {
-            Body::Done(output.map(|o| data(name, o)).transpose()?.unwrap_or_else(|| raw.clone()))
-        }
+        BodyRow::Done { output } => Body::Done(
+            output
+                .map(|o| data(name, o))
+                .transpose()?
+                .unwrap_or_else(|| raw.clone()),
+        ),
         BodyRow::Failed(problem) => Body::Failed(problem),
     })
 }
@@ -809,7 +893,15 @@ fn read_step(
 
 fn read_timer(row: TimerRow) -> Timer {
     match row {
-        TimerRow::Armed(number, due_ms) => Timer { number, due_ms, fired: false },
-        TimerRow::Fired(number, due_ms, fired) => Timer { number, due_ms, fired },
+        TimerRow::Armed(number, due_ms) => Timer {
+            number,
+            due_ms,
+            fired: false,
+        },
+        TimerRow::Fired(number, due_ms, fired) => Timer {
+            number,
+            due_ms,
+            fired,
+        },
     }
 }

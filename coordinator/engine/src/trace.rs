@@ -51,29 +51,51 @@ pub(crate) struct Event<'a> {
 
 impl<'a> Event<'a> {
     pub(crate) const fn new(kind: &'static str) -> Self {
-        Self { kind, detail: None, error: None }
+        Self {
+            kind,
+            detail: None,
+            error: None,
+        }
     }
 
     pub(crate) const fn detail(kind: &'static str, detail: &'a str) -> Self {
-        Self { kind, detail: Some(detail), error: None }
+        Self {
+            kind,
+            detail: Some(detail),
+            error: None,
+        }
     }
 
     pub(crate) const fn error(kind: &'static str, error: &'a Problem) -> Self {
-        Self { kind, detail: None, error: Some(error) }
+        Self {
+            kind,
+            detail: None,
+            error: Some(error),
+        }
     }
 }
 
 /// An entry about the instance itself.
 pub(crate) fn status(instance: &mut Instance, kind: &'static str, detail: Option<&str>, now_ms: i64) {
     instance.touch(Part::Header);
-    let entry = Entry { at: now_ms, kind, detail, ..Entry::default() };
+    let entry = Entry {
+        at: now_ms,
+        kind,
+        detail,
+        ..Entry::default()
+    };
     push(&mut instance.header, &mut instance.changes, entry);
 }
 
 /// An entry about the end of an instance by an error.
 pub(crate) fn failure(instance: &mut Instance, kind: &'static str, error: &Problem, now_ms: i64) {
     instance.touch(Part::Header);
-    let entry = Entry { at: now_ms, kind, error: Some(error), ..Entry::default() };
+    let entry = Entry {
+        at: now_ms,
+        kind,
+        error: Some(error),
+        ..Entry::default()
+    };
     push(&mut instance.header, &mut instance.changes, entry);
 }
 
@@ -88,17 +110,11 @@ pub(crate) fn task(
 ) {
     instance.touch(Part::Header);
     let node = plan.node(run.node);
-    let step = own.and_then(|id| instance.frames.get(&id)).and_then(|frame| match &frame.body {
-        Body::Step(step) => Some(step),
-        Body::List(_)
-        | Body::For(_)
-        | Body::Fork(_)
-        | Body::Try(_)
-        | Body::Inline(_)
-        | Body::Wait(_)
-        | Body::Child(_)
-        | Body::Done(_)
-        | Body::Failed(_) => None,
+    let step = own.and_then(|id| instance.frames.get(&id)).and_then(|frame| {
+        let Body::Step(step) = &frame.body else {
+            return None;
+        };
+        Some(step)
     });
     let entry = Entry {
         n: 0,

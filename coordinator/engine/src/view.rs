@@ -119,7 +119,10 @@ impl InstanceView {
         let (mut input, mut output, mut error) = (None, None, None);
         let mut frames: BTreeMap<FrameId, FrameRow> = BTreeMap::new();
         for (name, bytes) in fields {
-            let (name, bytes) = (String::from_utf8_lossy(name.as_ref()).into_owned(), bytes.as_ref());
+            let (name, bytes) = (
+                String::from_utf8_lossy(name.as_ref()).into_owned(),
+                bytes.as_ref(),
+            );
             match name.as_str() {
                 "i" => identity = Some(store::identity(bytes)?),
                 "h" => header = Some(store::header(bytes)?),
@@ -187,7 +190,11 @@ fn waiting<'a>(header: &HeaderRow, frames: impl Iterator<Item = &'a FrameRow>) -
         ..Waiting::new(WaitingKind::Quarantine, "", *since)
     });
     let rest = (!header.ready.is_empty()).then(|| Waiting::new(WaitingKind::Continue, "", header.started_ms));
-    whole.into_iter().chain(rest).chain(found.into_iter().map(|(_, w)| w)).collect()
+    whole
+        .into_iter()
+        .chain(rest)
+        .chain(found.into_iter().map(|(_, w)| w))
+        .collect()
 }
 
 /// What a frame waits for, if it is one that waits.
@@ -201,13 +208,21 @@ fn leaf(frame: &FrameRow) -> Option<Waiting> {
             due: step.deadline_ms.map(rfc3339),
             ..new(WaitingKind::Step)
         },
-        BodyRow::Wait(timer) => Waiting { due: Some(rfc3339(timer.due_ms())), ..new(WaitingKind::Timer) },
+        BodyRow::Wait(timer) => Waiting {
+            due: Some(rfc3339(timer.due_ms())),
+            ..new(WaitingKind::Timer)
+        },
         BodyRow::Child { child, .. } => Waiting {
             child: Some(child.to_string()),
             due: frame.timeout.map(|t| rfc3339(t.due_ms())),
             ..new(WaitingKind::Child)
         },
-        BodyRow::Try { phase: PhaseRow::Delay, retries, delay, .. } => Waiting {
+        BodyRow::Try {
+            phase: PhaseRow::Delay,
+            retries,
+            delay,
+            ..
+        } => Waiting {
             attempt: Some(retries.saturating_add(1)),
             due: delay.map(|d| rfc3339(d.due_ms())),
             ..new(WaitingKind::Retry)

@@ -17,7 +17,9 @@ impl Activation<'_> {
         if !self.spend(parent) {
             return Move::Idle;
         }
-        let Some(run) = self.new_run(parent, node, branch) else { return Move::Idle };
+        let Some(run) = self.new_run(parent, node, branch) else {
+            return Move::Idle;
+        };
         match self.prepare(&run) {
             Ok(Some(input)) => self.execute(run, input),
             Ok(None) => self.skip(run),
@@ -58,7 +60,9 @@ impl Activation<'_> {
         if let Some(schema) = &node.input.schema {
             schema.validate(raw)?;
         }
-        let Some(from) = &node.input.from else { return Ok(Some(run.raw.clone())) };
+        let Some(from) = &node.input.from else {
+            return Ok(Some(run.raw.clone()));
+        };
         let input = Data::new(scope.template(from, raw)?);
         input.check("the task's input")?;
         Ok(Some(input))
@@ -80,7 +84,9 @@ impl Activation<'_> {
 
     fn try_execute(&mut self, run: &Run, input: &Data) -> Result<Move, Problem> {
         match &self.node(run.node).action {
-            Action::Do(_) => self.enter(run, input, Body::List(Cursor::new(input.clone()))).map(Move::Run),
+            Action::Do(_) => self
+                .enter(run, input, Body::List(Cursor::new(input.clone())))
+                .map(Move::Run),
             Action::Set(value) => self.set(run, input, value),
             Action::Switch(cases) => self.switch(run, input, cases),
             Action::For(node) => self.begin_for(run, input, node),
@@ -91,18 +97,23 @@ impl Activation<'_> {
                 None,
                 None,
             )),
-            Action::Fork { .. } => self.enter(run, input, Body::Fork(ForkState::default())).map(Move::Run),
+            Action::Fork { .. } => self
+                .enter(run, input, Body::Fork(ForkState::default()))
+                .map(Move::Run),
             Action::Try(node) => self.begin_try(run, input, node),
             Action::Raise(error) => self.raise(run, input, error),
             Action::Emit(with) => self.emit(run, input, with),
             Action::Wait(duration) => self.begin_wait(run, input, duration),
             Action::Child(node) => self.begin_child(run, input, node),
             Action::Http(call) => self.call_http(run, input, call),
-            Action::Fleet { function, arguments } => self.call_fleet(run, input, function, arguments.as_ref()),
-            Action::Inline { arguments, .. } => self.call_inline(run, input, arguments.as_ref()),
-            Action::Unsupported(what) => {
-                Err(Problem::new(ErrorKind::Configuration, format!("{what} is not supported by this build")))
+            Action::Fleet { function, arguments } => {
+                self.call_fleet(run, input, function, arguments.as_ref())
             }
+            Action::Inline { arguments, .. } => self.call_inline(run, input, arguments.as_ref()),
+            Action::Unsupported(what) => Err(Problem::new(
+                ErrorKind::Configuration,
+                format!("{what} is not supported by this build"),
+            )),
         }
     }
 
@@ -115,22 +126,37 @@ impl Activation<'_> {
             return Err(Problem::new(ErrorKind::Runtime, text));
         }
         let timeout = match &self.node(run.node).timeout {
-            Some(t) => Some(self.scope(run, None, Some(input), None).duration(&t.after, input.value())?),
+            Some(t) => Some(
+                self.scope(run, None, Some(input), None)
+                    .duration(&t.after, input.value())?,
+            ),
             None => None,
         };
         let id = self.instance.header.next_frame;
         let timeout = timeout.map(|length| self.arm(id, length));
-        Ok(self.instance.insert(new_frame(run, self.node(run.node).pointer.clone(), input, timeout, body)))
+        Ok(self.instance.insert(new_frame(
+            run,
+            self.node(run.node).pointer.clone(),
+            input,
+            timeout,
+            body,
+        )))
     }
 
     /// Starts a timer for a frame.
     pub(crate) fn arm(&mut self, frame: FrameId, length_ms: i64) -> Timer {
         let header = &mut self.instance.header;
         header.next_timer = header.next_timer.saturating_add(1);
-        let timer =
-            Timer { number: header.next_timer, due_ms: self.now_ms.saturating_add(length_ms), fired: false };
+        let timer = Timer {
+            number: header.next_timer,
+            due_ms: self.now_ms.saturating_add(length_ms),
+            fired: false,
+        };
         self.instance.touch(Part::Header);
-        self.effects.push(Effect::StartTimer { timer: timer.id(frame), due_ms: timer.due_ms });
+        self.effects.push(Effect::StartTimer {
+            timer: timer.id(frame),
+            due_ms: timer.due_ms,
+        });
         timer
     }
 
@@ -190,5 +216,8 @@ pub(crate) fn root_frame(raw: Data, input: Data, now_ms: i64, timeout: Option<Ti
         raw,
     };
     let body = Body::List(Cursor::new(input.clone()));
-    Frame { parent: None, ..new_frame(&run, "/".into(), &input, timeout, body) }
+    Frame {
+        parent: None,
+        ..new_frame(&run, "/".into(), &input, timeout, body)
+    }
 }

@@ -35,23 +35,15 @@ impl Activation<'_> {
 
     /// Begins the task of a function of `use.functions`.
     pub(crate) fn run_function(&mut self, id: FrameId) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
-        match &self.node(frame.node).action {
-            Action::Inline { function, .. } if frame.children.is_empty() => self.begin(id, *function, None),
-            Action::Inline { .. }
-            | Action::Do(_)
-            | Action::Set(_)
-            | Action::Switch(_)
-            | Action::For(_)
-            | Action::Fork { .. }
-            | Action::Try(_)
-            | Action::Raise(_)
-            | Action::Emit(_)
-            | Action::Wait(_)
-            | Action::Child(_)
-            | Action::Http(_)
-            | Action::Fleet { .. }
-            | Action::Unsupported(_) => Move::Idle,
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
+        let Action::Inline { function, .. } = &self.node(frame.node).action else {
+            return Move::Idle;
+        };
+        match frame.children.is_empty() {
+            true => self.begin(id, *function, None),
+            false => Move::Idle,
         }
     }
 
@@ -62,8 +54,13 @@ impl Activation<'_> {
         input: &Data,
         with: Option<&Template>,
     ) -> Result<Data, Problem> {
-        let Some(template) = with else { return Ok(input.clone()) };
-        let data = Data::new(self.scope(run, None, Some(input), None).template(template, input.value())?);
+        let Some(template) = with else {
+            return Ok(input.clone());
+        };
+        let data = Data::new(
+            self.scope(run, None, Some(input), None)
+                .template(template, input.value())?,
+        );
         data.check("the input of the call")?;
         Ok(data)
     }

@@ -19,7 +19,12 @@ impl<'a> Activation<'a> {
         let id = run.path.child_id(self.instance.key.id(), run.attempt);
         let child = InstanceKey::new(&node.namespace, &id)
             .map_err(|e| Problem::new(ErrorKind::Configuration, e.to_string()))?;
-        let state = ChildState { child, version, arguments, held: None };
+        let state = ChildState {
+            child,
+            version,
+            arguments,
+            held: None,
+        };
         if !node.awaited {
             self.start_child(node, &state, 0);
             return Ok(self.complete(run.clone(), input.clone(), input.clone(), None, None));
@@ -36,10 +41,15 @@ impl<'a> Activation<'a> {
         if node.version != "latest" {
             return Ok(node.version.clone());
         }
-        self.definitions.latest(&node.namespace, &node.name).ok_or_else(|| {
-            let text = format!("there is no definition `{}/{}` to take the latest version of", node.namespace, node.name);
-            Problem::new(ErrorKind::Configuration, text)
-        })
+        self.definitions
+            .latest(&node.namespace, &node.name)
+            .ok_or_else(|| {
+                let text = format!(
+                    "there is no definition `{}/{}` to take the latest version of",
+                    node.namespace, node.name
+                );
+                Problem::new(ErrorKind::Configuration, text)
+            })
     }
 
     fn start_child(&mut self, node: &ChildNode, state: &ChildState, frame: FrameId) {
@@ -61,12 +71,18 @@ impl<'a> Activation<'a> {
             traceparent: self.instance.identity.traceparent.clone(),
             reply: None,
         };
-        self.send(format!("start:{}", state.child), state.child.clone(), RecordBody::Start(Box::new(start)));
+        self.send(
+            format!("start:{}", state.child),
+            state.child.clone(),
+            RecordBody::Start(Box::new(start)),
+        );
     }
 
     /// Starts the child of a frame again: it answers with how it ended, if it did.
     pub(crate) fn start_child_again(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         if let (Some(node), Body::Child(state)) = (self.child_node(frame), &frame.body) {
             let state = state.clone();
             self.start_child(node, &state, id);
@@ -74,22 +90,10 @@ impl<'a> Activation<'a> {
     }
 
     fn child_node(&self, frame: &Frame) -> Option<&'a ChildNode> {
-        match &self.node(frame.node).action {
-            Action::Child(node) => Some(node),
-            Action::Do(_)
-            | Action::Set(_)
-            | Action::Switch(_)
-            | Action::For(_)
-            | Action::Fork { .. }
-            | Action::Try(_)
-            | Action::Raise(_)
-            | Action::Emit(_)
-            | Action::Wait(_)
-            | Action::Http(_)
-            | Action::Fleet { .. }
-            | Action::Inline { .. }
-            | Action::Unsupported(_) => None,
-        }
+        let Action::Child(node) = &self.node(frame.node).action else {
+            return None;
+        };
+        Some(node)
     }
 
     /// The child of a frame ended.
@@ -116,9 +120,15 @@ impl<'a> Activation<'a> {
 
     /// Goes on with how the child ended.
     pub(crate) fn take_held_child(&mut self, id: FrameId) -> Move {
-        let Some(Body::Child(state)) = self.instance.frame(id).map(|f| &f.body) else { return Move::Idle };
+        let Some(Body::Child(state)) = self.instance.frame(id).map(|f| &f.body) else {
+            return Move::Idle;
+        };
         match state.held.clone() {
-            Some(Ok(output)) => Move::Finish { frame: id, output, flow: None },
+            Some(Ok(output)) => Move::Finish {
+                frame: id,
+                output,
+                flow: None,
+            },
             Some(Err(problem)) => self.fail_frame(id, *problem),
             None => Move::Idle,
         }
@@ -130,10 +140,15 @@ fn result(child: &InstanceKey, outcome: &ChildOutcome) -> Result<Data, Box<Probl
         ChildOutcome::Completed(raw) => Data::parse(raw.clone()).map_err(Box::new),
         ChildOutcome::Faulted(problem) => {
             let text = format!("{child} faulted: {problem}");
-            Err(Box::new(Problem { detail: Some(text), instance: None, ..problem.clone() }))
+            Err(Box::new(Problem {
+                detail: Some(text),
+                instance: None,
+                ..problem.clone()
+            }))
         }
-        ChildOutcome::Cancelled => {
-            Err(Box::new(Problem::new(ErrorKind::Runtime, format!("{child} was cancelled"))))
-        }
+        ChildOutcome::Cancelled => Err(Box::new(Problem::new(
+            ErrorKind::Runtime,
+            format!("{child} was cancelled"),
+        ))),
     }
 }

@@ -17,7 +17,9 @@ impl Activation<'_> {
         if id == ROOT_FRAME {
             return self.complete_workflow(output);
         }
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let input = frame.input.clone();
         match Run::of(frame) {
             Some(run) => self.complete(run, input, output, Some(id), flow),
@@ -64,7 +66,9 @@ impl Activation<'_> {
         if !result.is(input) {
             result.check("the task's output")?;
         }
-        let Some(template) = &node.export.transform else { return Ok((result, None)) };
+        let Some(template) = &node.export.transform else {
+            return Ok((result, None));
+        };
         scope.output = Some(&result);
         let context = Data::new(scope.template(template, result.value())?);
         if let Some(schema) = &node.export.schema {
@@ -94,11 +98,22 @@ impl Activation<'_> {
                 self.set_context(parent, context);
             }
         }
-        Move::Leave { parent, branch, output, flow }
+        Move::Leave {
+            parent,
+            branch,
+            output,
+            flow,
+        }
     }
 
     /// Turns the frame of a branch into a settled one; a branch that ran inline gets one.
-    pub(crate) fn settle_branch(&mut self, run: Run, own: Option<FrameId>, body: Body, context: Option<Data>) {
+    pub(crate) fn settle_branch(
+        &mut self,
+        run: Run,
+        own: Option<FrameId>,
+        body: Body,
+        context: Option<Data>,
+    ) {
         let Some(id) = own else {
             let pointer = self.node(run.node).pointer.clone();
             let mut frame = new_frame(&run, pointer, &run.raw, None, body);

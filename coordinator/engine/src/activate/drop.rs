@@ -48,7 +48,12 @@ impl Activation<'_> {
 
     /// All frames below one, parents before their children.
     pub(crate) fn below(&self, id: FrameId) -> Vec<FrameId> {
-        let children = |id: FrameId| self.instance.frame(id).map(|f| f.children.as_slice()).unwrap_or_default();
+        let children = |id: FrameId| {
+            self.instance
+                .frame(id)
+                .map(|f| f.children.as_slice())
+                .unwrap_or_default()
+        };
         let mut found = children(id).to_vec();
         let mut next = 0;
         while let Some(id) = found.get(next) {
@@ -60,7 +65,9 @@ impl Activation<'_> {
 
     /// Forgets the timers of a frame.
     pub(crate) fn disarm(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         for (_, timer) in frame.timers() {
             if !timer.fired {
                 self.effects.push(Effect::CancelTimer { timer: timer.id(id) });
@@ -76,7 +83,9 @@ impl Activation<'_> {
     /// Calls off what a frame waits for: its timers, its step, its child. True when it did wait for something.
     fn call_off(&mut self, id: FrameId) -> bool {
         self.disarm(id);
-        let Some(frame) = self.instance.frame(id) else { return false };
+        let Some(frame) = self.instance.frame(id) else {
+            return false;
+        };
         match &frame.body {
             Body::Step(step) if matches!(step.held, Some(HeldStep::Output(_) | HeldStep::Error(_))) => false,
             Body::Step(step) => {
@@ -90,7 +99,11 @@ impl Activation<'_> {
             Body::Child(child) => {
                 let child = child.child.clone();
                 let reason = Some(format!("{} no longer waits for it", self.instance.key));
-                let body = RecordBody::Control { action: ControlKind::Cancel, reason, reply: None };
+                let body = RecordBody::Control {
+                    action: ControlKind::Cancel,
+                    reason,
+                    reply: None,
+                };
                 self.send(format!("cancel:{child}"), child, body);
                 true
             }

@@ -11,7 +11,9 @@ use super::{Activation, Move, Run};
 
 impl Activation<'_> {
     pub(crate) fn emit(&mut self, run: &Run, input: &Data, with: &Template) -> Result<Move, Problem> {
-        let found = self.scope(run, None, Some(input), None).template(with, input.value())?;
+        let found = self
+            .scope(run, None, Some(input), None)
+            .template(with, input.value())?;
         let event = Data::new(self.complete_event(run, found)?);
         Ok(self.complete(run.clone(), input.clone(), event, None, None))
     }
@@ -19,7 +21,10 @@ impl Activation<'_> {
     /// What the definition leaves out: an id that is the same in every refold, the record's time, this engine's source.
     fn complete_event(&self, run: &Run, found: Value) -> Result<Value, Problem> {
         let Value::Obj(given) = found else {
-            return Err(Problem::new(ErrorKind::Expression, "`emit.event.with` must be an object"));
+            return Err(Problem::new(
+                ErrorKind::Expression,
+                "`emit.event.with` must be an object",
+            ));
         };
         let document = &self.plan.document;
         let source = || format!("/millrace/{}/{}", document.namespace, document.name);

@@ -19,12 +19,19 @@ impl Activation<'_> {
             self.keep_progress(id);
             self.drop_failed(id);
         }
-        Move::Fail(Failure { below: None, parent: run.parent, branch: run.branch, problem })
+        Move::Fail(Failure {
+            below: None,
+            parent: run.parent,
+            branch: run.branch,
+            problem,
+        })
     }
 
     /// The task of a frame failed.
     pub(crate) fn fail_frame(&mut self, id: FrameId, problem: Problem) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         match Run::of(frame) {
             Some(run) => self.fail_task(&run, Some(id), problem),
             None => self.fault(problem),
@@ -33,8 +40,15 @@ impl Activation<'_> {
 
     /// See [`Move::Fail`].
     pub(crate) fn propagate(&mut self, failure: Failure) -> Move {
-        let Failure { below, parent, branch, problem } = failure;
-        let Some(frame) = self.instance.frame(parent) else { return Move::Idle };
+        let Failure {
+            below,
+            parent,
+            branch,
+            problem,
+        } = failure;
+        let Some(frame) = self.instance.frame(parent) else {
+            return Move::Idle;
+        };
         match &frame.body {
             Body::Try(t) if t.phase == Phase::Body => match self.catches(parent, &problem) {
                 Ok(true) => self.caught(parent, problem),
@@ -52,10 +66,19 @@ impl Activation<'_> {
     /// The task of a frame fails with what failed below it. Nothing is taken down yet: whoever catches it does that, and
     /// if nobody does, a retry needs the frames on the way.
     pub(crate) fn pass_on(&mut self, id: FrameId, problem: Problem) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
-        let Some(run) = Run::of(frame) else { return self.fault(problem) };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
+        let Some(run) = Run::of(frame) else {
+            return self.fault(problem);
+        };
         self.trace(&run, Some(id), Event::error("task.faulted", &problem));
-        Move::Fail(Failure { below: Some(id), parent: run.parent, branch: run.branch, problem })
+        Move::Fail(Failure {
+            below: Some(id),
+            parent: run.parent,
+            branch: run.branch,
+            problem,
+        })
     }
 
     /// A branch of a competing fork failed: the others go on. When none is left, the fork fails with the error of its
@@ -71,11 +94,15 @@ impl Activation<'_> {
             }
             None => self.settle_inline_branch(fork, branch, body),
         }
-        let Some(frame) = self.instance.edit(fork, Parts::STATE) else { return Move::Idle };
+        let Some(frame) = self.instance.edit(fork, Parts::STATE) else {
+            return Move::Idle;
+        };
         if let Body::Fork(state) = &mut frame.body {
             state.failed += 1;
         }
-        let Some(frame) = self.instance.frame(fork) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(fork) else {
+            return Move::Idle;
+        };
         match &frame.body {
             Body::Fork(state) if state.failed < self.branches(frame).0.len => Move::Idle,
             _ => match self.first_failure(frame) {
@@ -86,7 +113,9 @@ impl Activation<'_> {
     }
 
     fn settle_inline_branch(&mut self, fork: FrameId, branch: Option<u32>, body: Body) {
-        let Some((frame, branch)) = self.instance.frame(fork).zip(branch) else { return };
+        let Some((frame, branch)) = self.instance.frame(fork).zip(branch) else {
+            return;
+        };
         let node = self.branches(frame).0.first + branch;
         let run = Run {
             node,
@@ -103,21 +132,16 @@ impl Activation<'_> {
 
     fn first_failure(&self, fork: &Frame) -> Option<Problem> {
         let branches = fork.children.iter().filter_map(|c| self.instance.frame(*c));
-        let failed = branches.filter_map(|f| match &f.body {
-            Body::Failed(problem) => Some((f.branch, problem)),
-            Body::List(_)
-            | Body::For(_)
-            | Body::Fork(_)
-            | Body::Try(_)
-            | Body::Inline(_)
-            | Body::Step(_)
-            | Body::Wait(_)
-            | Body::Child(_)
-            | Body::Done(_) => None,
+        let failed = branches.filter_map(|f| {
+            let Body::Failed(problem) = &f.body else {
+                return None;
+            };
+            Some((f.branch, problem))
         });
-        failed.min_by_key(|(branch, _)| *branch).map(|(_, problem)| (**problem).clone())
+        failed
+            .min_by_key(|(branch, _)| *branch)
+            .map(|(_, problem)| (**problem).clone())
     }
-
 }
 
 /// Cuts a detail to its bound.

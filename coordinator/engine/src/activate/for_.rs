@@ -15,17 +15,26 @@ const ITEMS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Activation<'_> {
     pub(crate) fn begin_for(&mut self, run: &Run, input: &Data, node: &ForNode) -> Result<Move, Problem> {
-        let found = self.scope(run, None, Some(input), None).template(&node.items, input.value())?;
+        let found = self
+            .scope(run, None, Some(input), None)
+            .template(&node.items, input.value())?;
         let Some(items) = collection(found)? else {
             return Ok(self.complete(run.clone(), input.clone(), input.clone(), None, None));
         };
-        let state = ForLoop { cursor: Cursor::new(input.clone()), items, index: 0, entered: false };
+        let state = ForLoop {
+            cursor: Cursor::new(input.clone()),
+            items,
+            index: 0,
+            entered: false,
+        };
         self.enter(run, input, Body::For(state)).map(Move::Run)
     }
 
     /// Begins an iteration if its `while` holds, or goes on within one.
     pub(crate) fn next_in_for(&mut self, id: FrameId) -> Move {
-        let Some(Body::For(state)) = self.instance.frame(id).map(|f| &f.body) else { return Move::Idle };
+        let Some(Body::For(state)) = self.instance.frame(id).map(|f| &f.body) else {
+            return Move::Idle;
+        };
         if state.entered {
             return self.next_in_list(id);
         }
@@ -46,15 +55,23 @@ impl Activation<'_> {
 
     /// `while`, with the variables of the iteration to come; `.` is what the iterations before gave.
     fn may_iterate(&self, id: FrameId) -> Result<bool, Problem> {
-        let Some(frame) = self.instance.frame(id) else { return Ok(false) };
-        let node = self.node(frame.node);
-        let condition = match &node.action {
-            Action::For(node) => node.condition.as_ref(),
-            _ => None,
+        let Some(frame) = self.instance.frame(id) else {
+            return Ok(false);
         };
-        let Some(condition) = condition else { return Ok(true) };
-        let Some(run) = Run::of(frame) else { return Ok(false) };
-        let scope = Scope { frame: Some(id), ..self.scope(&run, None, Some(&frame.input), None) };
+        let node = self.node(frame.node);
+        let Action::For(node) = &node.action else {
+            return Ok(true);
+        };
+        let Some(condition) = &node.condition else {
+            return Ok(true);
+        };
+        let Some(run) = Run::of(frame) else {
+            return Ok(false);
+        };
+        let scope = Scope {
+            frame: Some(id),
+            ..self.scope(&run, None, Some(&frame.input), None)
+        };
         scope.test(condition, frame.data().value())
     }
 
@@ -74,7 +91,11 @@ impl Activation<'_> {
 
     fn finish_for(&self, id: FrameId) -> Move {
         match self.instance.frame(id) {
-            Some(frame) => Move::Finish { frame: id, output: frame.data().clone(), flow: None },
+            Some(frame) => Move::Finish {
+                frame: id,
+                output: frame.data().clone(),
+                flow: None,
+            },
             None => Move::Idle,
         }
     }
@@ -86,12 +107,18 @@ fn collection(found: Value) -> Result<Option<Data>, Problem> {
         Value::Null => 0,
         Value::Arr(items) => items.len(),
         other => {
-            let text = format!("`for.in` must give an array, the expression gave a value of type `{}`", value::type_name(other));
+            let text = format!(
+                "`for.in` must give an array, the expression gave a value of type `{}`",
+                value::type_name(other)
+            );
             return Err(Problem::new(ErrorKind::Expression, text));
         }
     };
     if count > limits::FOR_ITEMS_MAX {
-        let text = format!("`for.in` gave {count} items, at most {} are allowed", limits::FOR_ITEMS_MAX);
+        let text = format!(
+            "`for.in` gave {count} items, at most {} are allowed",
+            limits::FOR_ITEMS_MAX
+        );
         return Err(Problem::new(ErrorKind::Runtime, text));
     }
     if count == 0 {

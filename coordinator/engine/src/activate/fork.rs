@@ -17,9 +17,13 @@ use super::{Activation, Move};
 impl Activation<'_> {
     /// Begins the next branch; the ones after it follow when this one waits.
     pub(crate) fn next_branch(&mut self, id: FrameId) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let (list, _) = self.branches(frame);
-        let Body::Fork(state) = &frame.body else { return Move::Idle };
+        let Body::Fork(state) = &frame.body else {
+            return Move::Idle;
+        };
         if state.again.is_empty() && state.next >= list.len {
             return Move::Idle;
         }
@@ -42,27 +46,17 @@ impl Activation<'_> {
 
     /// The branches of a fork, and whether they compete.
     pub(crate) fn branches(&self, frame: &Frame) -> (List, bool) {
-        match &self.node(frame.node).action {
-            Action::Fork { branches, compete } => (*branches, *compete),
-            Action::Do(_)
-            | Action::Set(_)
-            | Action::Switch(_)
-            | Action::For(_)
-            | Action::Try(_)
-            | Action::Raise(_)
-            | Action::Emit(_)
-            | Action::Wait(_)
-            | Action::Child(_)
-            | Action::Http(_)
-            | Action::Fleet { .. }
-            | Action::Inline { .. }
-            | Action::Unsupported(_) => (List::default(), false),
-        }
+        let Action::Fork { branches, compete } = &self.node(frame.node).action else {
+            return (List::default(), false);
+        };
+        (*branches, *compete)
     }
 
     /// A branch is done: it wins, or it is the last one, or the others go on.
     pub(crate) fn leave_branch(&mut self, id: FrameId, branch: Option<u32>, flow: Flow) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let (list, compete) = self.branches(frame);
         let end = flow == Flow::End;
         if compete || end {
@@ -80,22 +74,36 @@ impl Activation<'_> {
 
     /// One branch decides: its output is the fork's, its context goes on, the others are cancelled.
     fn win(&mut self, id: FrameId, branch: Option<u32>, flow: Option<Flow>) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let is_winner = |c: &FrameId| self.instance.frame(*c).is_some_and(|f| f.branch == branch);
         let winner = frame.children.iter().copied().find(is_winner);
-        let Some(settled) = winner.and_then(|w| self.instance.frame(w)) else { return Move::Idle };
+        let Some(settled) = winner.and_then(|w| self.instance.frame(w)) else {
+            return Move::Idle;
+        };
         let (output, context) = (settled.data().clone(), settled.context.clone());
         self.drop_below(id);
         if let Some(context) = context {
             self.set_context(id, context);
         }
-        Move::Finish { frame: id, output, flow }
+        Move::Finish {
+            frame: id,
+            output,
+            flow,
+        }
     }
 
     /// All branches are done: outputs in the order of declaration, contexts merged in the same order.
     fn join(&mut self, id: FrameId) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
-        let mut settled: Vec<&Frame> = frame.children.iter().filter_map(|c| self.instance.frame(*c)).collect();
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
+        let mut settled: Vec<&Frame> = frame
+            .children
+            .iter()
+            .filter_map(|c| self.instance.frame(*c))
+            .collect();
         settled.sort_by_key(|f| f.branch);
         let output = Data::new(settled.iter().map(|f| f.data().value().clone()).collect());
         let changed: Vec<&Data> = settled.iter().filter_map(|f| f.context.as_ref()).collect();
@@ -114,7 +122,11 @@ impl Activation<'_> {
         if let Some(context) = merged {
             self.set_context(id, Data::new(context));
         }
-        Move::Finish { frame: id, output, flow: None }
+        Move::Finish {
+            frame: id,
+            output,
+            flow: None,
+        }
     }
 }
 

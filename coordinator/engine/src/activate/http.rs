@@ -18,7 +18,11 @@ const FUNCTION: &str = "call:http";
 
 impl Activation<'_> {
     pub(crate) fn call_http(&mut self, run: &Run, input: &Data, call: &HttpCall) -> Result<Move, Problem> {
-        let request = Data::new(request(&self.scope(run, None, Some(input), None), input.value(), call)?);
+        let request = Data::new(request(
+            &self.scope(run, None, Some(input), None),
+            input.value(),
+            call,
+        )?);
         request.check("the request")?;
         self.dispatch(run, input, FUNCTION.into(), request)
     }
@@ -26,8 +30,14 @@ impl Activation<'_> {
 
 fn request(scope: &Scope<'_>, input: &Value, call: &HttpCall) -> Result<Value, Problem> {
     let mut members = vec![
-        ("method", value::string(scope.text(&call.method, input, "`method`")?.to_ascii_uppercase())),
-        ("endpoint", value::string(endpoint(scope, input, &call.endpoint.uri)?)),
+        (
+            "method",
+            value::string(scope.text(&call.method, input, "`method`")?.to_ascii_uppercase()),
+        ),
+        (
+            "endpoint",
+            value::string(endpoint(scope, input, &call.endpoint.uri)?),
+        ),
     ];
     for (name, template) in [("headers", &call.headers), ("query", &call.query)] {
         if let Some(template) = template {
@@ -60,7 +70,10 @@ fn endpoint(scope: &Scope<'_>, input: &Value, uri: &UriValue) -> Result<String, 
 /// An object of texts; scalars become texts.
 fn texts(scope: &Scope<'_>, input: &Value, template: &Template, name: &str) -> Result<Value, Problem> {
     let Value::Obj(found) = scope.template(template, input)? else {
-        return Err(Problem::new(ErrorKind::Expression, format!("`{name}` must be an object of texts")));
+        return Err(Problem::new(
+            ErrorKind::Expression,
+            format!("`{name}` must be an object of texts"),
+        ));
     };
     let text = |(key, v): (&Value, &Value)| match v {
         Value::TStr(_) => Ok(Some((key.clone(), v.clone()))),
@@ -72,7 +85,11 @@ fn texts(scope: &Scope<'_>, input: &Value, template: &Template, name: &str) -> R
             Err(Problem::new(ErrorKind::Expression, text))
         }
     };
-    let members = found.iter().map(text).filter_map(Result::transpose).collect::<Result<_, Problem>>()?;
+    let members = found
+        .iter()
+        .map(text)
+        .filter_map(Result::transpose)
+        .collect::<Result<_, Problem>>()?;
     Ok(Value::obj(members))
 }
 
@@ -80,12 +97,21 @@ fn authenticate(scope: &Scope<'_>, input: &Value, authentication: &Authenticatio
     let login = |scheme: &str, username: &Template, password: &Template| {
         Ok(object(vec![
             ("scheme", value::string(scheme)),
-            ("username", value::string(scope.text(username, input, "`username`")?)),
-            ("password", value::string(scope.text(password, input, "`password`")?)),
+            (
+                "username",
+                value::string(scope.text(username, input, "`username`")?),
+            ),
+            (
+                "password",
+                value::string(scope.text(password, input, "`password`")?),
+            ),
         ]))
     };
     let policy = |scheme: &str, policy: &Template| {
-        Ok(object(vec![("scheme", value::string(scheme)), ("policy", scope.template(policy, input)?)]))
+        Ok(object(vec![
+            ("scheme", value::string(scheme)),
+            ("policy", scope.template(policy, input)?),
+        ]))
     };
     match authentication {
         Authentication::Basic { username, password } => login("basic", username, password),

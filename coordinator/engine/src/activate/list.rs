@@ -11,7 +11,9 @@ use super::{Activation, Move};
 impl Activation<'_> {
     /// Begins the task at the cursor, or leaves the list behind its last one.
     pub(crate) fn next_in_list(&mut self, id: FrameId) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let list = self.list_of(frame);
         match frame.cursor().map(|c| c.index) {
             Some(index) if index < list.len => self.begin(id, list.first + index, None),
@@ -25,7 +27,9 @@ impl Activation<'_> {
         match (&self.node(frame.node).action, &frame.body) {
             (Action::Do(list), _) => *list,
             (Action::For(node), _) => node.body,
-            (Action::Try(node), Body::Try(t)) if t.phase == Phase::Handler => node.handler.unwrap_or_default(),
+            (Action::Try(node), Body::Try(t)) if t.phase == Phase::Handler => {
+                node.handler.unwrap_or_default()
+            }
             (Action::Try(node), _) => node.body,
             (
                 Action::Set(_)
@@ -46,12 +50,18 @@ impl Activation<'_> {
 
     /// See [`Move::Leave`].
     pub(crate) fn leave(&mut self, parent: FrameId, branch: Option<u32>, output: Data, flow: Flow) -> Move {
-        let Some(frame) = self.instance.frame(parent) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(parent) else {
+            return Move::Idle;
+        };
         match &frame.body {
             Body::Fork(_) => self.leave_branch(parent, branch, flow),
             Body::Inline(_) => {
                 let flow = (flow == Flow::End).then_some(Flow::End);
-                Move::Finish { frame: parent, output, flow }
+                Move::Finish {
+                    frame: parent,
+                    output,
+                    flow,
+                }
             }
             Body::List(_) | Body::For(_) | Body::Try(_) => self.move_cursor(parent, output, flow),
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
@@ -75,12 +85,22 @@ impl Activation<'_> {
 
     /// The list of a frame is through; `end` when the whole workflow is to end.
     fn leave_list(&mut self, id: FrameId, end: bool) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let output = frame.data().clone();
         let flow = end.then_some(Flow::End);
         match &frame.body {
-            Body::List(_) => Move::Finish { frame: id, output, flow },
-            Body::For(_) if end => Move::Finish { frame: id, output, flow },
+            Body::List(_) => Move::Finish {
+                frame: id,
+                output,
+                flow,
+            },
+            Body::For(_) if end => Move::Finish {
+                frame: id,
+                output,
+                flow,
+            },
             Body::For(_) => self.next_iteration(id),
             Body::Try(t) => self.leave_try(id, t.phase, output, flow),
             Body::Fork(_)

@@ -63,9 +63,18 @@ pub(crate) enum Move {
     /// Go on with a frame as its state says.
     Run(FrameId),
     /// The task of a frame has its raw output; `flow` goes before the task's own `then`.
-    Finish { frame: FrameId, output: Data, flow: Option<Flow> },
+    Finish {
+        frame: FrameId,
+        output: Data,
+        flow: Option<Flow>,
+    },
     /// A task right below `parent` is done and gone; a branch stands as settled frame.
-    Leave { parent: FrameId, branch: Option<u32>, output: Data, flow: Flow },
+    Leave {
+        parent: FrameId,
+        branch: Option<u32>,
+        output: Data,
+        flow: Flow,
+    },
     /// A task right below `parent` failed.
     Fail(Failure),
 }
@@ -147,7 +156,12 @@ impl<'a> Activation<'a> {
                 Move::Idle => break,
                 Move::Run(frame) => self.run(frame),
                 Move::Finish { frame, output, flow } => self.finish(frame, output, flow),
-                Move::Leave { parent, branch, output, flow } => self.leave(parent, branch, output, flow),
+                Move::Leave {
+                    parent,
+                    branch,
+                    output,
+                    flow,
+                } => self.leave(parent, branch, output, flow),
                 Move::Fail(failure) => self.propagate(failure),
             };
         }
@@ -192,7 +206,9 @@ impl<'a> Activation<'a> {
         }
         header.continuation = header.continuation.saturating_add(1);
         header.continuing = true;
-        let body = RecordBody::Continue { number: header.continuation };
+        let body = RecordBody::Continue {
+            number: header.continuation,
+        };
         self.instance.touch(Part::Header);
         self.send("continue".to_owned(), self.instance.key.clone(), body);
     }
@@ -207,7 +223,9 @@ impl<'a> Activation<'a> {
     }
 
     fn run(&mut self, id: FrameId) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         match &frame.body {
             Body::List(_) => self.next_in_list(id),
             Body::For(_) => self.next_in_for(id),
@@ -243,7 +261,11 @@ impl<'a> Activation<'a> {
     }
 
     pub(crate) fn send(&mut self, id: String, to: InstanceKey, body: RecordBody) {
-        self.effects.push(Effect::Send { id, to, body: Box::new(body) });
+        self.effects.push(Effect::Send {
+            id,
+            to,
+            body: Box::new(body),
+        });
     }
 
     /// The node of a task. A number without node cannot come from this plan's instances: the workflow stands in.
@@ -265,7 +287,12 @@ impl<'a> Activation<'a> {
             plan: self.plan,
             now_ms: self.now_ms,
             frame: Some(self.scope_frame(run, own)),
-            task: Some(TaskScope { node: self.node(run.node), raw: &run.raw, output, started_ms: run.started_ms }),
+            task: Some(TaskScope {
+                node: self.node(run.node),
+                raw: &run.raw,
+                output,
+                started_ms: run.started_ms,
+            }),
             input,
             output,
             error: None,

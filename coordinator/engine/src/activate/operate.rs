@@ -26,7 +26,10 @@ impl Activation<'_> {
             self.ask_again();
         }
         for (frame, kind) in self.due() {
-            let armed = self.instance.frame(frame).is_some_and(|f| f.timers().any(|(k, t)| k == kind && t.fired));
+            let armed = self
+                .instance
+                .frame(frame)
+                .is_some_and(|f| f.timers().any(|(k, t)| k == kind && t.fired));
             if armed {
                 let next = self.fire(frame, kind);
                 self.make(next);
@@ -48,8 +51,13 @@ impl Activation<'_> {
             | Body::Done(_)
             | Body::Failed(_) => false,
         };
-        let found: Vec<FrameId> =
-            self.instance.frames.iter().filter(|(_, f)| held(f)).map(|(id, _)| *id).collect();
+        let found: Vec<FrameId> = self
+            .instance
+            .frames
+            .iter()
+            .filter(|(_, f)| held(f))
+            .map(|(id, _)| *id)
+            .collect();
         self.schedule(found.into_iter());
     }
 
@@ -57,11 +65,17 @@ impl Activation<'_> {
     fn due(&self) -> Vec<(FrameId, TimerKind)> {
         let fired = |(id, f): (&FrameId, &Frame)| {
             let id = *id;
-            f.timers().filter(|(_, t)| t.fired).map(move |(kind, t)| (t.due_ms, t.number, id, kind)).collect::<Vec<_>>()
+            f.timers()
+                .filter(|(_, t)| t.fired)
+                .map(move |(kind, t)| (t.due_ms, t.number, id, kind))
+                .collect::<Vec<_>>()
         };
         let mut found: Vec<_> = self.instance.frames.iter().flat_map(fired).collect();
         found.sort_unstable_by_key(|(due, number, _, _)| (*due, *number));
-        found.into_iter().map(|(_, _, frame, kind)| (frame, kind)).collect()
+        found
+            .into_iter()
+            .map(|(_, _, frame, kind)| (frame, kind))
+            .collect()
     }
 
     /// After a quarantine, in which records were ignored: timers that fired and children that ended are to say so
@@ -69,9 +83,14 @@ impl Activation<'_> {
     fn ask_again(&mut self) {
         let ids: Vec<FrameId> = self.instance.frames.keys().copied().collect();
         for id in ids {
-            let Some(frame) = self.instance.frame(id) else { continue };
+            let Some(frame) = self.instance.frame(id) else {
+                continue;
+            };
             for (_, timer) in frame.timers().filter(|(_, t)| !t.fired) {
-                self.effects.push(Effect::StartTimer { timer: timer.id(id), due_ms: timer.due_ms });
+                self.effects.push(Effect::StartTimer {
+                    timer: timer.id(id),
+                    due_ms: timer.due_ms,
+                });
             }
             self.start_child_again(id);
         }
@@ -85,7 +104,9 @@ impl Activation<'_> {
         self.instance.drop_part(Part::Error);
         self.instance.touch(Part::Header);
         trace::status(self.instance, "instance.retried", reason, self.now_ms);
-        let Some(root) = self.instance.frame(ROOT_FRAME) else { return self.begin_workflow() };
+        let Some(root) = self.instance.frame(ROOT_FRAME) else {
+            return self.begin_workflow();
+        };
         let attempt = root.peak.saturating_add(1);
         let ids: Vec<FrameId> = self.instance.frames.keys().copied().collect();
         for id in &ids {
@@ -98,7 +119,9 @@ impl Activation<'_> {
 
     fn thaw(&mut self, id: FrameId, attempt: u32) {
         let now_ms = self.now_ms;
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         match &frame.body {
             Body::Failed(_) => {
                 self.instance.remove(id);
@@ -130,15 +153,26 @@ impl Activation<'_> {
 
     /// Starts the stopped timers of a frame, with their full lengths.
     fn rearm(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         let since = |kind: TimerKind| match (kind, &frame.body) {
             (TimerKind::Attempt, Body::Try(t)) => t.attempt_ms,
-            (TimerKind::Timeout | TimerKind::Wait | TimerKind::Delay | TimerKind::Attempt, _) => frame.started_ms,
+            (TimerKind::Timeout | TimerKind::Wait | TimerKind::Delay | TimerKind::Attempt, _) => {
+                frame.started_ms
+            }
         };
-        let stopped: Vec<_> = frame.timers().map(|(kind, t)| (kind, t.due_ms.saturating_sub(since(kind)))).collect();
+        let stopped: Vec<_> = frame
+            .timers()
+            .map(|(kind, t)| (kind, t.due_ms.saturating_sub(since(kind))))
+            .collect();
         for (kind, length) in stopped {
             let timer = self.arm(id, length);
-            if let Some(slot) = self.instance.edit(id, Parts::STATE).and_then(|f| f.timer_mut(kind)) {
+            if let Some(slot) = self
+                .instance
+                .edit(id, Parts::STATE)
+                .and_then(|f| f.timer_mut(kind))
+            {
                 *slot = timer;
             }
         }
@@ -146,12 +180,16 @@ impl Activation<'_> {
 
     /// Branches of a fork that were called off or failed begin again.
     fn recount_branches(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         let Body::Fork(state) = &frame.body else { return };
         let children = || frame.children.iter().filter_map(|c| self.instance.frame(*c));
         let failed = |f: &&Frame| matches!(f.body, Body::Failed(_));
-        let alive: std::collections::BTreeSet<u32> =
-            children().filter(|f| !failed(f)).filter_map(|f| f.branch).collect();
+        let alive: std::collections::BTreeSet<u32> = children()
+            .filter(|f| !failed(f))
+            .filter_map(|f| f.branch)
+            .collect();
         let done = children().filter(|f| matches!(f.body, Body::Done(_))).count();
         let again: Vec<u32> = (0..state.next).rev().filter(|b| !alive.contains(b)).collect();
         if let Some(Body::Fork(state)) = self.instance.edit(id, Parts::STATE).map(|f| &mut f.body) {
@@ -163,7 +201,9 @@ impl Activation<'_> {
 
     /// True for what can go on by itself: nothing runs below.
     fn is_frontier(&self, id: FrameId) -> bool {
-        let Some(frame) = self.instance.frame(id) else { return false };
+        let Some(frame) = self.instance.frame(id) else {
+            return false;
+        };
         match &frame.body {
             Body::List(_) | Body::For(_) | Body::Inline(_) => frame.children.is_empty(),
             Body::Try(t) => frame.children.is_empty() || t.phase == Phase::Delay,

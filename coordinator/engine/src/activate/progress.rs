@@ -10,13 +10,19 @@ use super::Activation;
 impl Activation<'_> {
     /// A step failed: its saved progress goes to the innermost `try` around, or to the workflow, for the next attempt.
     pub(crate) fn keep_progress(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         let Body::Step(step) = &frame.body else { return };
-        let Some(progress) = step.progress.clone() else { return };
+        let Some(progress) = step.progress.clone() else {
+            return;
+        };
         let path = frame.path;
         let mut next = frame.parent;
         while let Some(at) = next {
-            let Some(frame) = self.instance.frame(at) else { return };
+            let Some(frame) = self.instance.frame(at) else {
+                return;
+            };
             next = frame.parent;
             let keeps = matches!(frame.body, Body::Try(_)) || next.is_none();
             if keeps && let Some(frame) = self.instance.edit(at, Parts::STATE) {

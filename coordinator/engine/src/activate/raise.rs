@@ -12,9 +12,8 @@ impl Activation<'_> {
     pub(crate) fn raise(&mut self, run: &Run, input: &Data, error: &ErrorTemplate) -> Result<Move, Problem> {
         let scope = self.scope(run, None, Some(input), None);
         let text = |template: &Template, what: &str| scope.text(template, input.value(), what);
-        let optional = |template: &Option<Template>, what: &str| {
-            template.as_ref().map(|t| text(t, what)).transpose()
-        };
+        let optional =
+            |template: &Option<Template>, what: &str| template.as_ref().map(|t| text(t, what)).transpose();
         Err(Problem {
             kind: text(&error.kind, "`error.type`")?,
             status: error.status,

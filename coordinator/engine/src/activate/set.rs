@@ -9,7 +9,10 @@ use super::{Activation, Move, Run};
 
 impl Activation<'_> {
     pub(crate) fn set(&mut self, run: &Run, input: &Data, value: &Template) -> Result<Move, Problem> {
-        let output = Data::new(self.scope(run, None, Some(input), None).template(value, input.value())?);
+        let output = Data::new(
+            self.scope(run, None, Some(input), None)
+                .template(value, input.value())?,
+        );
         Ok(self.complete(run.clone(), input.clone(), output, None, None))
     }
 }

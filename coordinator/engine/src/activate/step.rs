@@ -73,9 +73,15 @@ impl Activation<'_> {
 
     /// Goes on with what a step came back with.
     pub(crate) fn take_held_step(&mut self, id: FrameId) -> Move {
-        let Some(Body::Step(step)) = self.instance.frame(id).map(|f| &f.body) else { return Move::Idle };
+        let Some(Body::Step(step)) = self.instance.frame(id).map(|f| &f.body) else {
+            return Move::Idle;
+        };
         match &step.held {
-            Some(HeldStep::Output(output)) => Move::Finish { frame: id, output: output.clone(), flow: None },
+            Some(HeldStep::Output(output)) => Move::Finish {
+                frame: id,
+                output: output.clone(),
+                flow: None,
+            },
             Some(HeldStep::Error(problem)) => {
                 let problem = (**problem).clone();
                 self.fail_frame(id, problem)
@@ -98,7 +104,10 @@ impl Activation<'_> {
         let changed = step.worker.as_deref() != Some(&progress.worker) || step.delivery != progress.delivery;
         let event = match &step.worker {
             None => ("task.started", format!("runs on {}", progress.worker)),
-            Some(before) => ("task.takenOver", format!("taken over by {} from {before}", progress.worker)),
+            Some(before) => (
+                "task.takenOver",
+                format!("taken over by {} from {before}", progress.worker),
+            ),
         };
         if !changed && progress.value.is_none() {
             return Ok(Move::Idle);
@@ -117,12 +126,7 @@ impl Activation<'_> {
     }
 
     /// The queue lost the step: dispatch it again, as another generation.
-    pub(crate) fn step_lost(
-        &mut self,
-        frame: FrameId,
-        step: &str,
-        generation: u32,
-    ) -> Result<Move, Ignored> {
+    pub(crate) fn step_lost(&mut self, frame: FrameId, step: &str, generation: u32) -> Result<Move, Ignored> {
         let open = self.open_step(frame, step)?;
         if open.generation != generation || open.held.is_some() {
             return Err(Ignored::StaleStep);
@@ -142,7 +146,10 @@ impl Activation<'_> {
             (step.worker, step.delivery) = (None, 0);
             step.generation
         });
-        let text = format!("lost by the queue, dispatched again as generation {}", generation.unwrap_or_default());
+        let text = format!(
+            "lost by the queue, dispatched again as generation {}",
+            generation.unwrap_or_default()
+        );
         self.trace_step(id, "task.redispatched", &text);
         self.announce(id);
     }
@@ -156,7 +163,9 @@ impl Activation<'_> {
     /// The step of a frame, if it is this one and has no result yet.
     fn open_step(&self, id: FrameId, name: &str) -> Result<&StepState, Ignored> {
         let frame = self.instance.frame(id).ok_or(Ignored::StaleStep)?;
-        let Body::Step(step) = &frame.body else { return Err(Ignored::StaleStep) };
+        let Body::Step(step) = &frame.body else {
+            return Err(Ignored::StaleStep);
+        };
         let has_result = matches!(step.held, Some(HeldStep::Output(_) | HeldStep::Error(_)));
         match !has_result && self.step_name(frame) == name {
             true => Ok(step),
@@ -169,18 +178,10 @@ impl Activation<'_> {
     }
 
     fn edit_step<T>(&mut self, id: FrameId, change: impl FnOnce(&mut StepState) -> T) -> Option<T> {
-        match &mut self.instance.edit(id, Parts::STATE)?.body {
-            Body::Step(step) => Some(change(step)),
-            Body::List(_)
-            | Body::For(_)
-            | Body::Fork(_)
-            | Body::Try(_)
-            | Body::Inline(_)
-            | Body::Wait(_)
-            | Body::Child(_)
-            | Body::Done(_)
-            | Body::Failed(_) => None,
-        }
+        let Body::Step(step) = &mut self.instance.edit(id, Parts::STATE)?.body else {
+            return None;
+        };
+        Some(change(step))
     }
 }
 
@@ -189,13 +190,24 @@ fn outcome(outcome: &StepOutcome) -> HeldStep {
     match outcome {
         StepOutcome::Output(raw) if raw.len() > limits::PAYLOAD_BYTES_MAX => {
             let max = limits::PAYLOAD_BYTES_MAX;
-            failed(format!("the step's output is too large: {} bytes of JSON, at most {max} are allowed", raw.len()))
+            failed(format!(
+                "the step's output is too large: {} bytes of JSON, at most {max} are allowed",
+                raw.len()
+            ))
         }
         StepOutcome::Output(raw) => match Data::parse(raw.clone()) {
             Ok(data) => HeldStep::Output(data),
-            Err(e) => failed(format!("the step's output cannot be used: {}", e.detail.unwrap_or_default())),
+            Err(e) => failed(format!(
+                "the step's output cannot be used: {}",
+                e.detail.unwrap_or_default()
+            )),
         },
-        StepOutcome::Error(problem) => HeldStep::Error(Box::new(Problem { instance: None, ..problem.clone() })),
-        StepOutcome::Cancelled => failed("the handler stopped as cancelled, but nobody had asked for it".to_owned()),
+        StepOutcome::Error(problem) => HeldStep::Error(Box::new(Problem {
+            instance: None,
+            ..problem.clone()
+        })),
+        StepOutcome::Cancelled => {
+            failed("the handler stopped as cancelled, but nobody had asked for it".to_owned())
+        }
     }
 }

@@ -14,7 +14,11 @@ impl Activation<'_> {
         let found = frame.timers().find(|(_, t)| t.number == timer.number && !t.fired);
         let (kind, _) = found.ok_or(Ignored::StaleTimer)?;
         self.effects.push(Effect::CancelTimer { timer });
-        if let Some(t) = self.instance.edit(timer.frame, Parts::STATE).and_then(|f| f.timer_mut(kind)) {
+        if let Some(t) = self
+            .instance
+            .edit(timer.frame, Parts::STATE)
+            .and_then(|f| f.timer_mut(kind))
+        {
             t.fired = true;
         }
         match self.instance.header.suspended {
@@ -35,11 +39,20 @@ impl Activation<'_> {
 
     /// The task fails where it stands; only what encloses it can catch that.
     fn time_out(&mut self, id: FrameId) -> Move {
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
-        let what = if frame.parent.is_some() { "the task" } else { "the workflow" };
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
+        let what = if frame.parent.is_some() {
+            "the task"
+        } else {
+            "the workflow"
+        };
         let since = frame.started_ms;
         let length = frame.timeout.map_or(0, |t| t.due_ms.saturating_sub(since));
-        let problem = Problem::new(ErrorKind::Timeout, format!("{what} took longer than its timeout of {length} ms"));
+        let problem = Problem::new(
+            ErrorKind::Timeout,
+            format!("{what} took longer than its timeout of {length} ms"),
+        );
         match frame.parent {
             Some(_) => self.fail_frame(id, problem),
             None => self.fault(problem.at("/timeout")),
@@ -48,12 +61,25 @@ impl Activation<'_> {
 
     /// An attempt of a `try` took too long: an error like one from inside.
     fn time_out_attempt(&mut self, id: FrameId) -> Move {
-        let Some(state) = self.try_state(id) else { return Move::Idle };
-        let length = state.attempt_timer.map_or(0, |t| t.due_ms.saturating_sub(state.attempt_ms));
-        let problem =
-            Problem::new(ErrorKind::Timeout, format!("the attempt took longer than its limit of {length} ms"));
-        let Some(frame) = self.instance.frame(id) else { return Move::Idle };
+        let Some(state) = self.try_state(id) else {
+            return Move::Idle;
+        };
+        let length = state
+            .attempt_timer
+            .map_or(0, |t| t.due_ms.saturating_sub(state.attempt_ms));
+        let problem = Problem::new(
+            ErrorKind::Timeout,
+            format!("the attempt took longer than its limit of {length} ms"),
+        );
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
         let problem = problem.at(&frame.pointer);
-        Move::Fail(Failure { below: None, parent: id, branch: None, problem })
+        Move::Fail(Failure {
+            below: None,
+            parent: id,
+            branch: None,
+            problem,
+        })
     }
 }

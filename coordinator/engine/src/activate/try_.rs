@@ -56,8 +56,12 @@ impl<'a> Activation<'a> {
 
     /// `limit.attempt.duration`.
     fn arm_attempt(&mut self, id: FrameId) -> Result<(), Problem> {
-        let Some(policy) = self.try_node(id).and_then(|n| n.retry.as_ref()) else { return Ok(()) };
-        let Some(limit) = &policy.attempt_timeout else { return Ok(()) };
+        let Some(policy) = self.try_node(id).and_then(|n| n.retry.as_ref()) else {
+            return Ok(());
+        };
+        let Some(limit) = &policy.attempt_timeout else {
+            return Ok(());
+        };
         let length = self.retry_duration(id, limit)?;
         let timer = self.arm(id, length);
         self.change_try(id, |t, _| t.attempt_timer = Some(timer));
@@ -70,12 +74,18 @@ impl<'a> Activation<'a> {
             Phase::Body | Phase::Delay => flow,
             Phase::Handler => flow.or_else(|| self.try_node(id).and_then(|n| n.then)),
         };
-        Move::Finish { frame: id, output, flow }
+        Move::Finish {
+            frame: id,
+            output,
+            flow,
+        }
     }
 
     /// Does this `try` catch the error? An error of its own conditions is its own error.
     pub(crate) fn catches(&self, id: FrameId, problem: &Problem) -> Result<bool, Problem> {
-        let Some(node) = self.try_node(id) else { return Ok(false) };
+        let Some(node) = self.try_node(id) else {
+            return Ok(false);
+        };
         if !fits(&node.filter, problem) {
             return Ok(false);
         }
@@ -91,8 +101,12 @@ impl<'a> Activation<'a> {
         when: Option<&millrace_dsl::expression::Expression>,
         except_when: Option<&millrace_dsl::expression::Expression>,
     ) -> Result<bool, Problem> {
-        let (Some(frame), Some(node)) = (self.instance.frame(id), self.try_node(id)) else { return Ok(false) };
-        let Some(run) = Run::of(frame) else { return Ok(false) };
+        let (Some(frame), Some(node)) = (self.instance.frame(id), self.try_node(id)) else {
+            return Ok(false);
+        };
+        let Some(run) = Run::of(frame) else {
+            return Ok(false);
+        };
         let scope = Scope {
             error: Some((&node.variable, error)),
             ..self.scope(&run, None, Some(&frame.input), None)
@@ -139,7 +153,11 @@ impl<'a> Activation<'a> {
         });
         if let Some(run) = self.instance.frame(id).and_then(Run::of) {
             let text = format!("retry {} in {delay_ms} ms", retries.unwrap_or_default());
-            let event = Event { kind: "task.retried", detail: Some(&text), error: Some(problem) };
+            let event = Event {
+                kind: "task.retried",
+                detail: Some(&text),
+                error: Some(problem),
+            };
             self.trace(&run, Some(id), event);
         }
         match delay {
@@ -150,8 +168,12 @@ impl<'a> Activation<'a> {
 
     /// `catch.do`; without it a retried error goes on, any other is done with and the output is the input.
     fn handle(&mut self, id: FrameId, problem: Problem) -> Move {
-        let Some(node) = self.try_node(id) else { return Move::Idle };
-        let Some(input) = self.instance.frame(id).map(|f| f.input.clone()) else { return Move::Idle };
+        let Some(node) = self.try_node(id) else {
+            return Move::Idle;
+        };
+        let Some(input) = self.instance.frame(id).map(|f| f.input.clone()) else {
+            return Move::Idle;
+        };
         if node.handler.is_some() {
             let error = Data::new(error_value(&problem));
             self.change_try(id, |t, input| {
@@ -164,50 +186,40 @@ impl<'a> Activation<'a> {
         if node.retry.is_some() {
             return self.pass_on(id, problem);
         }
-        Move::Finish { frame: id, output: input, flow: node.then }
+        Move::Finish {
+            frame: id,
+            output: input,
+            flow: node.then,
+        }
     }
 
     pub(crate) fn try_node(&self, id: FrameId) -> Option<&'a TryNode> {
         let frame = self.instance.frame(id)?;
-        match &self.node(frame.node).action {
-            Action::Try(node) => Some(node),
-            Action::Do(_)
-            | Action::Set(_)
-            | Action::Switch(_)
-            | Action::For(_)
-            | Action::Fork { .. }
-            | Action::Raise(_)
-            | Action::Emit(_)
-            | Action::Wait(_)
-            | Action::Child(_)
-            | Action::Http(_)
-            | Action::Fleet { .. }
-            | Action::Inline { .. }
-            | Action::Unsupported(_) => None,
-        }
+        let Action::Try(node) = &self.node(frame.node).action else {
+            return None;
+        };
+        Some(node)
     }
 
     pub(crate) fn try_state(&self, id: FrameId) -> Option<&TryState> {
-        match &self.instance.frame(id)?.body {
-            Body::Try(state) => Some(state),
-            Body::List(_)
-            | Body::For(_)
-            | Body::Fork(_)
-            | Body::Inline(_)
-            | Body::Step(_)
-            | Body::Wait(_)
-            | Body::Child(_)
-            | Body::Done(_)
-            | Body::Failed(_) => None,
-        }
+        let Body::Try(state) = &self.instance.frame(id)?.body else {
+            return None;
+        };
+        Some(state)
     }
 
     /// Changes the state of a `try`; the closure also gets its input.
-    pub(crate) fn change_try<T>(&mut self, id: FrameId, change: impl FnOnce(&mut TryState, Data) -> T) -> Option<T> {
+    pub(crate) fn change_try<T>(
+        &mut self,
+        id: FrameId,
+        change: impl FnOnce(&mut TryState, Data) -> T,
+    ) -> Option<T> {
         let before = self.instance.frame(id).map(Frame::open);
         let frame = self.instance.edit(id, Parts::CURSOR)?;
         let input = frame.input.clone();
-        let Body::Try(state) = &mut frame.body else { return None };
+        let Body::Try(state) = &mut frame.body else {
+            return None;
+        };
         let result = change(state, input);
         self.recount(id, before);
         Some(result)
@@ -216,19 +228,25 @@ impl<'a> Activation<'a> {
     fn recount(&mut self, id: FrameId, before: Option<crate::frame::Open>) {
         let after = self.instance.frame(id).map(Frame::open);
         if before != after {
-            before.into_iter().for_each(|open| self.instance.count(open, false));
+            before
+                .into_iter()
+                .for_each(|open| self.instance.count(open, false));
             after.into_iter().for_each(|open| self.instance.count(open, true));
         }
     }
 
     /// A new number for the steps below: higher than any used there before, so that their ids are new.
     pub(crate) fn raise_attempt(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.edit(id, Parts::STATE) else { return };
+        let Some(frame) = self.instance.edit(id, Parts::STATE) else {
+            return;
+        };
         let number = frame.peak.saturating_add(1);
         (frame.attempt, frame.peak) = (number, number);
         let mut next = frame.parent;
         while let Some(parent) = next {
-            let Some(frame) = self.instance.frame(parent) else { return };
+            let Some(frame) = self.instance.frame(parent) else {
+                return;
+            };
             next = frame.parent;
             let keeps = matches!(frame.body, Body::Try(_)) || next.is_none();
             if keeps
@@ -261,7 +279,15 @@ pub(crate) fn error_value(problem: &Problem) -> Value {
         ("type", value::string(problem.kind.as_str())),
         ("status", value::number_i64(problem.status.into())),
     ];
-    let texts = [("title", &problem.title), ("detail", &problem.detail), ("instance", &problem.instance)];
-    members.extend(texts.into_iter().filter_map(|(k, v)| Some((k, value::string(v.as_deref()?)))));
+    let texts = [
+        ("title", &problem.title),
+        ("detail", &problem.detail),
+        ("instance", &problem.instance),
+    ];
+    members.extend(
+        texts
+            .into_iter()
+            .filter_map(|(k, v)| Some((k, value::string(v.as_deref()?)))),
+    );
     Value::obj(members.into_iter().map(|(k, v)| (value::string(k), v)).collect())
 }

@@ -17,8 +17,14 @@ impl Activation<'_> {
         input: &Data,
         duration: &DurationValue,
     ) -> Result<Move, Problem> {
-        let length = self.scope(run, None, Some(input), None).duration(duration, input.value())?;
-        let unarmed = Timer { number: 0, due_ms: 0, fired: false };
+        let length = self
+            .scope(run, None, Some(input), None)
+            .duration(duration, input.value())?;
+        let unarmed = Timer {
+            number: 0,
+            due_ms: 0,
+            fired: false,
+        };
         let id = self.enter(run, input, Body::Wait(unarmed))?;
         let timer = self.arm(id, length);
         self.instance.become_body(id, Body::Wait(timer));
@@ -29,23 +35,19 @@ impl Activation<'_> {
 
     /// The timer came due.
     pub(crate) fn finish_wait(&self, id: FrameId) -> Move {
-        match self.instance.frame(id) {
-            Some(frame) => match &frame.body {
-                Body::Wait(timer) if timer.fired => {
-                    Move::Finish { frame: id, output: frame.input.clone(), flow: None }
-                }
-                Body::Wait(_)
-                | Body::List(_)
-                | Body::For(_)
-                | Body::Fork(_)
-                | Body::Try(_)
-                | Body::Inline(_)
-                | Body::Step(_)
-                | Body::Child(_)
-                | Body::Done(_)
-                | Body::Failed(_) => Move::Idle,
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
+        let Body::Wait(timer) = &frame.body else {
+            return Move::Idle;
+        };
+        match timer.fired {
+            true => Move::Finish {
+                frame: id,
+                output: frame.input.clone(),
+                flow: None,
             },
-            None => Move::Idle,
+            false => Move::Idle,
         }
     }
 }

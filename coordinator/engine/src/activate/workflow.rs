@@ -27,8 +27,15 @@ impl Activation<'_> {
         let input = self.workflow_input(&raw).map_err(|p| p.at("/input"))?;
         let timeout = match &self.plan.root().timeout {
             Some(t) => {
-                let scope = Scope { input: Some(&input), ..self.workflow_scope() };
-                Some(scope.duration(&t.after, input.value()).map_err(|p| p.at("/timeout"))?)
+                let scope = Scope {
+                    input: Some(&input),
+                    ..self.workflow_scope()
+                };
+                Some(
+                    scope
+                        .duration(&t.after, input.value())
+                        .map_err(|p| p.at("/timeout"))?,
+                )
             }
             None => None,
         };
@@ -43,7 +50,9 @@ impl Activation<'_> {
         if let Some(schema) = &data_in.schema {
             schema.validate(raw.value())?;
         }
-        let Some(from) = &data_in.from else { return Ok(raw.clone()) };
+        let Some(from) = &data_in.from else {
+            return Ok(raw.clone());
+        };
         let input = Data::new(self.workflow_scope().template(from, raw.value())?);
         input.check("the workflow's transformed input")?;
         Ok(input)
@@ -105,7 +114,9 @@ impl Activation<'_> {
     fn freeze(&mut self) {
         let ids: Vec<FrameId> = self.instance.frames.keys().copied().collect();
         for id in ids {
-            let Some(frame) = self.instance.frame(id) else { continue };
+            let Some(frame) = self.instance.frame(id) else {
+                continue;
+            };
             match &frame.body {
                 Body::Step(_) | Body::Wait(_) | Body::Child(_) => {
                     self.keep_progress(id);
@@ -121,11 +132,17 @@ impl Activation<'_> {
 
     /// Calls a frame's timers off, but keeps their lengths.
     fn stop_timers(&mut self, id: FrameId) {
-        let Some(frame) = self.instance.frame(id) else { return };
+        let Some(frame) = self.instance.frame(id) else {
+            return;
+        };
         let armed: Vec<_> = frame.timers().filter(|(_, t)| !t.fired).collect();
         for (kind, timer) in armed {
             self.effects.push(Effect::CancelTimer { timer: timer.id(id) });
-            if let Some(timer) = self.instance.edit(id, Parts::STATE).and_then(|f| f.timer_mut(kind)) {
+            if let Some(timer) = self
+                .instance
+                .edit(id, Parts::STATE)
+                .and_then(|f| f.timer_mut(kind))
+            {
                 timer.fired = true;
             }
         }
@@ -144,7 +161,10 @@ impl Activation<'_> {
     fn end(&mut self, status: Status, outcome: ChildOutcome) {
         self.stop();
         let header = &mut self.instance.header;
-        header.ended = Some(Ended { status, at_ms: self.now_ms });
+        header.ended = Some(Ended {
+            status,
+            at_ms: self.now_ms,
+        });
         header.suspended = false;
         header.quarantine = None;
         if status != Status::Faulted && self.instance.context_stored {
@@ -157,9 +177,15 @@ impl Activation<'_> {
 
     /// Tells the parent that waits, if one does.
     pub(crate) fn tell_parent(&mut self, outcome: ChildOutcome) {
-        let Some(parent) = self.instance.identity.parent.clone().filter(|p| p.awaited) else { return };
+        let Some(parent) = self.instance.identity.parent.clone().filter(|p| p.awaited) else {
+            return;
+        };
         let child = self.instance.key.clone();
-        let body = RecordBody::ChildEnded { frame: parent.frame, child, outcome };
+        let body = RecordBody::ChildEnded {
+            frame: parent.frame,
+            child,
+            outcome,
+        };
         self.send("ended".to_owned(), parent.instance, body);
     }
 }
