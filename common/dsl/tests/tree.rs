@@ -603,7 +603,7 @@ fn other_calls_are_templates() {
         "{document:{endpoint:\"https://x.y\"},operationId:\"f\",parameters:{a:<.a>},output:\"raw\"}"
     );
     let grpc = "    call: grpc\n    with: { proto: { endpoint: 'file://x' }, service: { name: s, host: h, port: 1 }, method: m, arguments: { a: 1 } }\n";
-    assert!(matches!(call(grpc), Call::Grpc(Template::Literal(_))));
+    assert!(matches!(call(grpc), Call::Grpc(_)));
     let mcp = "    call: mcp\n    with: { method: tools/call, transport: { stdio: { command: npx } }, parameters: '${ .p }', timeout: PT5S }\n";
     assert!(matches!(call(mcp), Call::Mcp(_)));
     let a2a =
@@ -689,7 +689,7 @@ fn run_processes() {
     let shell = run("{ shell: { command: 'echo ${HOME}', environment: { A: b } }, return: code }");
     assert!(matches!(
         (shell.process, shell.output),
-        (Process::Shell(Template::Literal(_)), ProcessOutput::Code)
+        (Process::Shell(_), ProcessOutput::Code)
     ));
     assert!(warnings("do:\n- t: { run: { shell: { command: 'echo ${HOME}' } } }\n").is_empty());
 }
@@ -864,4 +864,22 @@ do:
 ";
     assert_eq!(pending(source), [""; 0]);
     assert_eq!(warnings(source), [""; 0]);
+}
+
+#[test]
+fn ten_tasks_take_milliseconds() {
+    let task = |i: usize| {
+        format!(
+            "- t{i}:\n    if: '.go == {i}'\n    set: {{ x: '${{ .a + {i} | tostring }}', y: '${{ $context.items | map(.n{i}) | add }}' }}\n    \
+             export: {{ as: '$context + {{ t{i}: .x }}' }}\n"
+        )
+    };
+    let source = format!("{HEAD}do:\n{}", (0..10).map(task).collect::<String>());
+    let time = || {
+        let started = std::time::Instant::now();
+        parse(&source).unwrap();
+        started.elapsed()
+    };
+    let best = (0..20).map(|_| time()).min().unwrap();
+    assert!(best.as_millis() < 5, "{best:?}");
 }

@@ -52,7 +52,7 @@ impl Parser<'_> {
         let at = at.entry(secret);
         self.note(Feature::Secrets, &at);
         let name = self.constant(&secret.node, &at, "the name of a secret")?;
-        if !self.uses.secrets.contains(&name) {
+        if !self.uses.secrets.contains(name) {
             let hint = self.suggest(
                 name,
                 self.uses.secrets.iter().copied(),

@@ -217,6 +217,9 @@ impl Parser<'_> {
     }
 
     fn unknown_call(&mut self, name: &str, node: &Node, at: &At<'_>) {
+        if self.is_full() {
+            return;
+        }
         let functions = self.uses.names(Kind::Function);
         let known = BUILT_IN.into_iter().chain(functions.iter().copied());
         let versioned = name

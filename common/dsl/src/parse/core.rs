@@ -13,20 +13,26 @@ use super::uses::Index;
 use crate::expression::{CompileError, Expression, strip};
 use crate::model::{Construct, Feature};
 use crate::template::Template;
-use crate::{Diagnostic, Value};
+use crate::{Diagnostic, Severity, Value};
 
-/// Faults kept of one document. A text that is no definition at all could have one for every line.
+/// Errors, and warnings, kept of one document. A text that is no definition at all could have one for every line.
 pub(super) const FAULTS_MAX: usize = 500;
 
 pub(super) struct Parser<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) faults: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
     pub(super) uses: Index<'a>,
     head: &'a Value,
+    /// `evaluate.mode: loose`: every text may be an expression.
+    loose: bool,
     /// What the document uses of the language that a build may not execute yet.
     pub(super) constructs: Vec<Construct>,
     /// Tasks seen so far.
     pub(super) tasks: usize,
+    /// Patterns of event filters looked at so far.
+    pub(super) patterns: usize,
     /// Deepest task list seen since it was last set.
     pub(super) deepest: usize,
     /// By source: what came of it under which variables.
@@ -69,11 +75,15 @@ impl<'a> Parser<'a> {
     pub(super) fn new(source: &'a Source<'a>, root: &'a Node, faults: Vec<Diagnostic>) -> Self {
         Self {
             source,
+            errors: faults.len(),
+            warnings: 0,
             faults,
             uses: Index::new(root),
             head: root.get("document").map_or(&Value::Null, |e| &e.node.value),
+            loose: is_loose(root),
             constructs: Vec::new(),
             tasks: 0,
+            patterns: 0,
             deepest: 0,
             compiled: HashMap::new(),
         }
@@ -85,9 +95,19 @@ impl<'a> Parser<'a> {
     }
 
     pub(super) fn report(&mut self, fault: Diagnostic) {
-        if self.faults.len() < FAULTS_MAX {
+        let kept = match fault.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        if *kept < FAULTS_MAX {
+            *kept += 1;
             self.faults.push(fault);
         }
+    }
+
+    /// True when no more errors are kept: hints need not be looked for.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors >= FAULTS_MAX
     }
 
     /// As [`suggest`], while it can still matter.
@@ -97,9 +117,10 @@ impl<'a> Parser<'a> {
         names: impl IntoIterator<Item = &'c str> + Clone,
         what: &str,
     ) -> String {
-        match self.faults.len() < FAULTS_MAX {
-            true => suggest(typed, names, what),
-            false => String::new(),
+        if self.is_full() {
+            String::new()
+        } else {
+            suggest(typed, names, what)
         }
     }
 
@@ -158,6 +179,9 @@ impl<'a> Parser<'a> {
         free: impl Iterator<Item = &'static str>,
         keys: &[&'static str],
     ) -> Option<&'static str> {
+        if self.is_full() {
+            return None;
+        }
         let key = entry.key.as_str();
         let (guess, hint) = match (nesting::advice(what, key), closest(key, free)) {
             (Some(advice), _) => (Some(advice.leads), format!("`{key}` belongs {}", advice.place)),
@@ -300,7 +324,7 @@ impl<'a> Parser<'a> {
         }
         match self.compiled(source, vars) {
             Ok(expression) => {
-                self.check_variables(&expression, node, at, vars);
+                self.check_variables(&expression, node, at, offset, vars);
                 Some(expression)
             }
             Err(error) => {
@@ -333,7 +357,15 @@ impl<'a> Parser<'a> {
         result
     }
 
-    fn check_variables(&mut self, expression: &Expression, node: &Node, at: &At<'_>, vars: &Vars) {
+    /// `offset`: where the expression starts in its text.
+    fn check_variables(
+        &mut self,
+        expression: &Expression,
+        node: &Node,
+        at: &At<'_>,
+        offset: usize,
+        vars: &Vars,
+    ) {
         let uses = |name: &str| expression.variables().iter().any(|v| v == name);
         if vars.position == Position::TaskOutput && uses("output") {
             let fault = at.warning_in(node, "`$output` in `output.as` is the raw output");
@@ -341,19 +373,21 @@ impl<'a> Parser<'a> {
         }
         if uses("secrets") {
             self.note(Feature::Secrets, &at.on(node));
-            self.check_secret_names(expression.source(), node, at);
+            self.check_secret_names(expression.source(), node, at, offset);
         }
     }
 
-    fn check_secret_names(&mut self, source: &str, node: &Node, at: &At<'_>) {
-        for name in scope::secret_names(source) {
-            if !self.uses.secrets.contains(&name) {
-                let hint = suggest(
+    fn check_secret_names(&mut self, source: &str, node: &Node, at: &At<'_>, offset: usize) {
+        for (start, name) in scope::secret_names(source) {
+            if !self.uses.secrets.contains(name) {
+                let hint = self.suggest(
                     name,
                     self.uses.secrets.iter().copied(),
                     "secrets in `use.secrets`",
                 );
-                self.report(at.error_in(node, format!("unknown secret `{name}`")).hint(hint));
+                let span = self.source.place(node, offset + start);
+                let fault = Diagnostic::error(at.pointer(), span, format!("unknown secret `{name}`"));
+                self.report(fault.hint(hint));
             }
         }
     }
@@ -389,7 +423,7 @@ impl<'a> Parser<'a> {
                 None => Template::Literal(Value::Null),
             };
         }
-        if remarks {
+        if remarks && !self.loose {
             self.remark(node, text, at, vars);
         }
         Template::Literal(node.value.clone())
@@ -431,4 +465,9 @@ impl<'a> Parser<'a> {
             self.report(at.error_in(node, format!("`{}` is not a URI", excerpt(text))));
         }
     }
+}
+
+fn is_loose(root: &Node) -> bool {
+    let mode = root.get("evaluate").and_then(|e| e.node.get("mode"));
+    mode.and_then(|e| e.node.text()) == Some("loose")
 }

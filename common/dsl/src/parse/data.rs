@@ -9,6 +9,7 @@ use crate::duration::Duration;
 use crate::expression::strip;
 use crate::model::{DataIn, DataOut, DurationValue, Feature, Timeout};
 use crate::schema::Schema;
+use crate::{Diagnostic, Span};
 
 const DURATION_KEYS: [&str; 5] = ["days", "hours", "minutes", "seconds", "milliseconds"];
 const DURATION_HINT: &str = "durations look like `PT30S`, `P1DT2H` or `{ minutes: 5 }`";
@@ -53,6 +54,7 @@ impl Parser<'_> {
         let Some(document) = document else {
             match resource {
                 Some(entry) => self.schema_resource(&entry.node, &at.entry(entry)),
+                None if fields.has_unknown() => {}
                 None => self.report(at.error("`schema` needs `document` or `resource`")),
             }
             return None;
@@ -64,14 +66,36 @@ impl Parser<'_> {
             self.report(fault.hint("keep one of them"));
             return None;
         }
-        let at = at.entry(document);
+        let (here, at) = (at, at.entry(document));
         match Schema::compile(&document.node.value, format) {
             Ok(schema) => Some(Arc::new(schema)),
             Err(reason) => {
-                self.report(at.error(format!("invalid schema: {reason}")));
+                match fields.get("format").filter(|_| reason.contains("schema format")) {
+                    Some(format) => self.report(here.entry(format).error_in(&format.node, reason)),
+                    None => self.invalid_schema(&document.node, &at, &reason),
+                }
                 None
             }
         }
+    }
+
+    /// `reason` starts with the JSON Pointer of the place within the document, if it is about one.
+    fn invalid_schema(&mut self, document: &Node, at: &At<'_>, reason: &str) {
+        let (pointer, message) = match reason.split_once(": ") {
+            Some((pointer, message)) if pointer.starts_with('/') => (pointer, message),
+            _ => ("", reason),
+        };
+        let span = if pointer.is_empty() {
+            at.span
+        } else {
+            locate(document, pointer).unwrap_or(at.span)
+        };
+        let place = at.pointer() + pointer;
+        self.report(Diagnostic::error(
+            place,
+            span,
+            format!("invalid schema: {message}"),
+        ));
     }
 
     fn schema_resource(&mut self, node: &Node, at: &At<'_>) {
@@ -142,4 +166,17 @@ impl Parser<'_> {
             }
         }
     }
+}
+
+/// Where the value of a JSON Pointer stands.
+fn locate(root: &Node, pointer: &str) -> Option<Span> {
+    let mut node = root;
+    for step in pointer.split('/').skip(1) {
+        let key = step.replace("~1", "/").replace("~0", "~");
+        node = match &node.data {
+            Data::Array(items) => items.get(key.parse::<usize>().ok()?)?,
+            _ => &node.get(&key)?.node,
+        };
+    }
+    Some(node.span)
 }

@@ -155,6 +155,9 @@ impl<'a> Parser<'a> {
         } else if version > NEWEST {
             let message = format!("version {version} of the language is newer than this build knows");
             self.report(at.warning_in(&entry.node, message).hint(supported));
+        } else if version < Version::new(NEWEST.major, 0, 0) {
+            let message = format!("version {version} is a draft of the language");
+            self.report(at.warning_in(&entry.node, message).hint(supported));
         }
         version.to_string()
     }

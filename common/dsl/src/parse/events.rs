@@ -1,7 +1,7 @@
 //! `emit`, `listen` and `schedule`.
 
 use croner::parser::{CronParser, Year};
-use regex::Regex;
+use regex::RegexBuilder;
 
 use super::core::{Fields, Parser};
 use super::env::Env;
@@ -25,6 +25,11 @@ const ATTRIBUTES: [&str; 8] = [
     "dataschema",
     "data",
 ];
+/// Patterns that are looked at in one definition, and compiled size of one: a check that only warns may not take long.
+const PATTERNS_MAX: usize = 200;
+/// See [`PATTERNS_MAX`].
+const PATTERN_BYTES_MAX: usize = 256 * 1024;
+
 const STRATEGIES: [&str; 3] = ["all", "any", "one"];
 
 impl Parser<'_> {
@@ -194,14 +199,27 @@ impl Parser<'_> {
 
     /// Texts of a filter are compared, and matched as a regular expression.
     fn check_pattern(&mut self, entry: &Entry, at: &At<'_>) {
-        let Some(text) = entry.node.text().filter(|t| strip(t).is_none()) else {
-            return;
+        let text = entry
+            .node
+            .text()
+            .filter(|t| strip(t).is_none())
+            .unwrap_or_default();
+        let special = |c: char| {
+            matches!(
+                c,
+                '\\' | '*' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' | '|'
+            )
         };
-        if entry.key != "data" && Regex::new(&format!("^(?:{text})$")).is_err() {
-            let message = format!(
-                "`{}` is not a regular expression, it only matches itself",
-                super::node::excerpt(text)
-            );
+        if entry.key == "data" || !text.contains(special) || self.patterns >= PATTERNS_MAX {
+            return;
+        }
+        self.patterns += 1;
+        let pattern = RegexBuilder::new(&format!("^(?:{text})$"))
+            .size_limit(PATTERN_BYTES_MAX)
+            .build();
+        if pattern.is_err() {
+            let text = super::node::excerpt(text);
+            let message = format!("`{text}` is not a regular expression, it only matches itself");
             self.report(at.warning_in(&entry.node, message));
         }
     }
@@ -274,7 +292,13 @@ impl Parser<'_> {
         match parser.parse(text) {
             Ok(_) => Some(text.to_owned()),
             Err(reason) => {
-                let reason = reason.to_string().trim_end_matches('.').to_lowercase();
+                let reason = reason.to_string().to_lowercase();
+                let reason = reason
+                    .rsplit(": ")
+                    .next()
+                    .unwrap_or_default()
+                    .trim_end_matches('.');
+                let reason = reason.trim_end_matches(" when years are disallowed");
                 let fault = at.error_in(node, format!("`{text}` is not a cron expression: {reason}"));
                 self.report(fault.hint("write five fields: minute hour day month weekday"));
                 None

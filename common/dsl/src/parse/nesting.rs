@@ -72,7 +72,6 @@ const ADVICE: &[Advice] = &[
     ),
     inside("the task", &["schema", "from"], "inside `input`", "input"),
     inside("`for`", &["do", "while"], "beside `for`, in the task", "for"),
-    inside("`try`", &["catch"], "beside `try`, in the task", "try"),
     inside("`listen`", &["foreach"], "beside `listen`, in the task", "listen"),
     inside("`listen`", &["all", "any", "one", "until"], "inside `to`", "to"),
     inside("an event filter", EVENT, "inside `with`", "with"),

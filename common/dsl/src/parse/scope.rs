@@ -53,7 +53,7 @@ impl Position {
     const fn name(self) -> &'static str {
         match self {
             Self::WorkflowInput => "`input.from` of the workflow",
-            Self::WorkflowOutput => "`output.as` of the workflow",
+            Self::WorkflowOutput => "`output.as` and `timeout` of the workflow",
             Self::TaskInput => "`if` and `input.from`",
             Self::Definition => "a task's body",
             Self::TaskOutput => "`output.as`",
@@ -130,6 +130,9 @@ impl Vars {
 
 /// Advice for an expression that does not compile: knows the language where the compiler only knows jq.
 pub(super) fn hint(source: &str, error: &CompileError, vars: &Vars, stripped: usize) -> Option<String> {
+    if stripped == 0 && source.trim_start().starts_with("${") && !source.contains('}') {
+        return Some("add the closing `}`".into());
+    }
     if stripped == 0 && source.contains("${") {
         return Some("put the whole expression into one `${ }`, or leave it out".into());
     }
@@ -156,18 +159,16 @@ pub(super) fn hint(source: &str, error: &CompileError, vars: &Vars, stripped: us
     })
 }
 
-/// Names in `$secrets.name` and `$secrets["name"]`.
-pub(super) fn secret_names(source: &str) -> impl Iterator<Item = &str> {
+/// Names in `$secrets.name` and `$secrets["name"]`, with the offset of the variable.
+pub(super) fn secret_names(source: &str) -> impl Iterator<Item = (usize, &str)> {
     source.match_indices("$secrets").filter_map(|(at, token)| {
         let rest = source[at + token.len()..].trim_start();
         if let Some(quoted) = rest.strip_prefix("[\"").or_else(|| rest.strip_prefix(".\"")) {
-            return quoted.split_once('"').map(|(name, _)| name);
+            return quoted.split_once('"').map(|(name, _)| (at, name));
         }
         let name = rest.strip_prefix('.')?;
-        let end = name
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(name.len());
-        Some(&name[..end]).filter(|n| !n.is_empty())
+        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+        Some((at, &name[..end.unwrap_or(name.len())])).filter(|(_, name)| !name.is_empty())
     })
 }
 

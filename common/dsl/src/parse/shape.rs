@@ -13,6 +13,8 @@ use crate::template::Template;
 pub(super) enum Shape {
     /// A text or an expression.
     Text,
+    /// A URI or an expression.
+    Uri,
     /// A text that another language reads: `${` in it is no mistake.
     Code,
     /// An integer between the two.
@@ -69,6 +71,10 @@ impl Parser<'_> {
         let literal = || Some(Template::Literal(node.value.clone()));
         match shape {
             Shape::Text => Some(self.text_template(node, at, vars, true)),
+            Shape::Uri => {
+                self.check_uri(node, at);
+                Some(self.text_template(node, at, vars, true))
+            }
             Shape::Code => Some(self.text_template(node, at, vars, false)),
             Shape::Integer(min, max) => self.integer(node, at, *min, *max).and_then(|_| literal()),
             Shape::Boolean => self.boolean(node, at).and_then(|_| literal()),
@@ -518,7 +524,7 @@ pub(super) const OAUTH2: Shape = Shape::Object(&Keys {
     what: "`oauth2`",
     required: &["authority", "grant"],
     keys: &[
-        ("authority", Shape::Text),
+        ("authority", Shape::Uri),
         ("grant", GRANT),
         ("endpoints", ENDPOINTS),
         ("client", CLIENT),
@@ -538,7 +544,7 @@ pub(super) const OIDC: Shape = Shape::Object(&Keys {
     what: "`oidc`",
     required: &["authority", "grant"],
     keys: &[
-        ("authority", Shape::Text),
+        ("authority", Shape::Uri),
         ("grant", GRANT),
         ("client", CLIENT),
         ("request", REQUEST),

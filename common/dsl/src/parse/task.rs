@@ -244,6 +244,9 @@ impl<'a> Parser<'a> {
     }
 
     fn no_keyword(&mut self, name: &str, entries: &[Entry], at: &At<'_>) {
+        if self.is_full() {
+            return;
+        }
         let words = KINDS.map(|(k, _)| k);
         let unknown = entries.iter().filter(|e| !is_task_key(&e.key));
         let typo = unknown.filter_map(|e| Some((e, closest(&e.key, words)?))).next();
@@ -422,6 +425,9 @@ impl<'a> Parser<'a> {
         let condition = task
             .get("while")
             .and_then(|e| self.expression(&e.node, &at.entry(e), &own));
+        if task.get("do").is_none() && node.get("do").is_some() {
+            return None;
+        }
         let body = self
             .required(task, at, "a `for` task", "do")
             .map(|e| self.tasks_with(&e.node, &at.entry(e), env, &names));

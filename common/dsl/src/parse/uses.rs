@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use indexmap::IndexSet;
 use millrace_common::limits;
 
 use super::core::Parser;
@@ -122,7 +123,7 @@ enum Function {
 pub(super) struct Index<'a> {
     span: Span,
     sections: [Section<'a>; 6],
-    pub(super) secrets: Vec<&'a str>,
+    pub(super) secrets: IndexSet<&'a str>,
     referred: HashSet<(Kind, &'a str)>,
     functions: HashMap<&'a str, Function>,
     /// Functions being read, outermost first.
@@ -281,12 +282,11 @@ impl<'a> Parser<'a> {
     }
 
     fn secrets(&mut self, node: &Node, at: &At<'_>) {
+        let mut seen = HashSet::new();
         for (i, item) in self.list(node, at, "a list of names").iter().enumerate() {
             let at = at.index(i, item);
-            if let Some(name) = self.constant(item, &at, "the name of a secret")
-                && self.uses.secrets.iter().filter(|s| **s == name).count() > 1
-                && self.uses.secrets.iter().position(|s| *s == name) != Some(i)
-            {
+            let name = self.constant(item, &at, "the name of a secret");
+            if let Some(name) = name.filter(|name| !seen.insert(*name)) {
                 self.report(at.warning(format!("`{name}` is listed twice")));
             }
         }

@@ -85,11 +85,15 @@ impl Random {
     }
 }
 
-/// Changes one place of a document: a member is removed, renamed or added, or a value is replaced.
-pub fn mutate(document: &mut Value, random: &mut Random) {
-    let target = random.below(count(document));
-    let mut left = target;
-    visit(document, &mut left, &mut |value| change(value, random));
+/// Changes one place of a document: a member is removed, renamed or added, or a value is replaced. Gives the JSON
+/// Pointer of the place.
+pub fn mutate(document: &mut Value, random: &mut Random) -> String {
+    let mut left = random.below(count(document));
+    let mut pointer = String::new();
+    visit(document, &mut left, &mut pointer, &mut |value, pointer| {
+        change(value, pointer, random)
+    });
+    pointer
 }
 
 fn count(value: &Value) -> usize {
@@ -100,17 +104,32 @@ fn count(value: &Value) -> usize {
     }
 }
 
-fn visit(value: &mut Value, left: &mut usize, run: &mut impl FnMut(&mut Value)) -> bool {
+type Run<'r> = &'r mut dyn FnMut(&mut Value, &mut String);
+
+fn visit(value: &mut Value, left: &mut usize, pointer: &mut String, run: Run<'_>) -> bool {
     if *left == 0 {
-        run(value);
+        run(value, pointer);
         return true;
     }
     *left -= 1;
-    match value {
-        Value::Array(items) => items.iter_mut().any(|v| visit(v, left, run)),
-        Value::Object(members) => members.values_mut().any(|v| visit(v, left, run)),
-        _ => false,
+    let children: Vec<(String, &mut Value)> = match value {
+        Value::Array(items) => items
+            .iter_mut()
+            .enumerate()
+            .map(|(i, v)| (i.to_string(), v))
+            .collect(),
+        Value::Object(members) => members.iter_mut().map(|(k, v)| (k.clone(), v)).collect(),
+        _ => Vec::new(),
+    };
+    for (key, child) in children {
+        let length = pointer.len();
+        *pointer += &format!("/{key}");
+        if visit(child, left, pointer, run) {
+            return true;
+        }
+        pointer.truncate(length);
     }
+    false
 }
 
 const KEYS: [&str; 24] = [
@@ -118,13 +137,14 @@ const KEYS: [&str; 24] = [
     "when", "catch", "retry", "use", "from", "as", "errors", "type", "status", "x", "after", "schema",
 ];
 
-fn change(value: &mut Value, random: &mut Random) {
+fn change(value: &mut Value, pointer: &mut String, random: &mut Random) {
     if let Value::Object(members) = value
         && !members.is_empty()
         && random.below(3) > 0
     {
         let keys: Vec<String> = members.keys().cloned().collect();
         let key = random.pick(&keys).clone();
+        *pointer += &format!("/{key}");
         match random.below(4) {
             0 => _ = members.shift_remove(&key),
             1 => {
