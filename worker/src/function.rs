@@ -5,7 +5,8 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use millrace_common::{ErrorKind, FunctionInfo, RawJson};
@@ -17,6 +18,11 @@ use crate::{Context, Failure};
 /// A handler's run. Never panics when polled.
 pub(crate) type Run = Pin<Box<dyn Future<Output = Result<RawJson, Failure>> + Send>>;
 
+/// Longer than this before the first `await` is slow.
+const SLOW_POLL: Duration = Duration::from_millis(1);
+/// After as many slow polls in a row, every run of the function gets a task of its own from the start.
+const SLOW_POLLS_MAX: u32 = 8;
+
 type Start = dyn Fn(Context) -> Run + Send + Sync;
 
 /// A function to register, with what others may want to know about it.
@@ -26,9 +32,8 @@ pub struct Function {
     start: Box<Start>,
     input_schema: Option<RawJson>,
     output_schema: Option<RawJson>,
-    /// Cleared when the function once kept the thread for long before its first `await`: then it gets a task of its
-    /// own from the start.
-    pub(crate) may_run_inline: AtomicBool,
+    /// How often in a row the function kept the thread for long before its first `await`.
+    slow_polls: AtomicU32,
 }
 
 impl Function {
@@ -62,7 +67,7 @@ impl Function {
             start: Box::new(start),
             input_schema: None,
             output_schema: None,
-            may_run_inline: AtomicBool::new(true),
+            slow_polls: AtomicU32::new(0),
         }
     }
 
@@ -77,6 +82,22 @@ impl Function {
     /// Begins a run.
     pub(crate) fn start(&self, context: Context) -> Run {
         (self.start)(context)
+    }
+
+    /// Whether a run may begin in the task that reads the queue. Not when the function is known to keep the thread: the
+    /// queue's reader has other work.
+    pub(crate) fn may_run_inline(&self) -> bool {
+        self.slow_polls.load(Ordering::Relaxed) < SLOW_POLLS_MAX
+    }
+
+    /// Notes how long the function kept the thread before its first `await`. One slow time says little: the thread may
+    /// have been taken away meanwhile.
+    pub(crate) fn kept_the_thread(&self, time: Duration) {
+        if time > SLOW_POLL {
+            self.slow_polls.fetch_add(1, Ordering::Relaxed);
+        } else if self.slow_polls.load(Ordering::Relaxed) > 0 {
+            self.slow_polls.store(0, Ordering::Relaxed);
+        }
     }
 
     /// What is announced; `None` for built-in call types.
@@ -224,6 +245,20 @@ mod tests {
         );
         let context = Context::detached("f:1.0.0", RawJson::null());
         assert!(detail(early.start(context).await).contains("before the first await"));
+    }
+
+    #[test]
+    fn only_a_function_that_is_always_slow_gets_its_own_task() {
+        let function = Function::new("charge:1.0.0", charge);
+        for _ in 0..100 {
+            function.kept_the_thread(Duration::from_millis(50));
+            function.kept_the_thread(Duration::from_micros(5));
+        }
+        assert!(function.may_run_inline());
+        for _ in 0..SLOW_POLLS_MAX {
+            function.kept_the_thread(Duration::from_millis(50));
+        }
+        assert!(!function.may_run_inline());
     }
 
     #[test]

@@ -331,16 +331,16 @@ fn install(functions: Vec<Function>, metrics: &Metrics) -> anyhow::Result<BTreeM
     Ok(installed)
 }
 
-/// Waits for a state of the table; it tells of every closed flight and freed slot.
+/// Waits for a state of the table; it tells whenever nothing runs.
 async fn wait_until(flights: &Flights, holds: impl Fn(&Flights) -> bool) {
     loop {
-        let freed = flights.freed.notified();
-        tokio::pin!(freed);
-        freed.as_mut().enable();
+        let settled = flights.settled.notified();
+        tokio::pin!(settled);
+        settled.as_mut().enable();
         if holds(flights) {
             return;
         }
-        freed.await;
+        settled.await;
     }
 }
 

@@ -1,8 +1,4 @@
-//! The table of steps that this worker holds, and the count of its slots.
-//!
-//! A step holds a slot from the pull that may bring it until its function ends; the report of its result needs
-//! none. So a pull asks for free slots only, and nothing waits in this process to be started. Unreported results are
-//! bounded by themselves: at [`REPORTS_MAX`] nothing new is pulled.
+//! The table of steps that this worker holds: what to answer to, and what is left to do for each.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,13 +12,8 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::message::Origin;
+use super::slots::{Counts, Slots};
 use crate::Context;
-
-/// Results not yet confirmed by the log; at the bound the worker pulls no more. Reached when the log is full or NATS
-/// is away, so the bound is what a worker may hold in memory then, with [`REPORT_BYTES_MAX`].
-pub(crate) const REPORTS_MAX: usize = 2048;
-/// Bytes of such results; at the bound the worker pulls no more.
-pub(crate) const REPORT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Names one flight: place in the table and a number that makes a reused place another flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,33 +83,22 @@ pub(crate) struct Report {
     pub(crate) payload: Bytes,
 }
 
-/// Numbers for the heartbeat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) used: usize,
-    pub(crate) reserved: usize,
-    pub(crate) reporting: usize,
-}
-
 /// See the module.
 pub(crate) struct Flights {
     table: Mutex<Table>,
-    /// A slot became free, or room for reports.
+    /// A slot that somebody waits for became free.
     pub(crate) freed: Notify,
     /// A flight was opened while the wheel slept.
     pub(crate) opened: Notify,
-    /// The last flight was closed.
-    pub(crate) emptied: Notify,
+    /// No step runs any more, or nothing is held any more.
+    pub(crate) settled: Notify,
 }
 
 struct Table {
     places: Vec<Place>,
     free: Vec<usize>,
     by_step: HashMap<u64, Key>,
-    slots: usize,
-    queues: Vec<QueueUse>,
-    counts: Counts,
-    report_bytes: usize,
+    slots: Slots,
     is_wheel_asleep: bool,
 }
 
@@ -128,43 +108,20 @@ struct Place {
     flight: Option<Flight>,
 }
 
-/// Slots held through one queue.
-#[derive(Clone, Copy, Debug, Default)]
-struct QueueUse {
-    used: usize,
-    reserved: usize,
-    /// How many slots one pull may ask for: grows while pulls are used up, shrinks when they expire.
-    share: usize,
-}
-
 impl Flights {
     pub(crate) fn new(slots: usize, queues: usize) -> Self {
-        let share = if queues == 1 {
-            slots
-        } else {
-            (slots / (queues * 2)).max(1)
-        };
         let table = Table {
             places: Vec::new(),
             free: Vec::new(),
             by_step: HashMap::new(),
-            slots,
-            queues: vec![
-                QueueUse {
-                    share,
-                    ..QueueUse::default()
-                };
-                queues
-            ],
-            counts: Counts::default(),
-            report_bytes: 0,
+            slots: Slots::new(slots, queues),
             is_wheel_asleep: false,
         };
         Self {
             table: Mutex::new(table),
             freed: Notify::new(),
             opened: Notify::new(),
-            emptied: Notify::new(),
+            settled: Notify::new(),
         }
     }
 
@@ -174,36 +131,47 @@ impl Flights {
 
     /// Reserves slots for a pull of this queue; 0 when it has enough outstanding or there are none.
     pub(crate) fn reserve(&self, queue: usize) -> usize {
-        self.lock().reserve(queue)
+        self.lock().slots.reserve(queue)
     }
 
     /// Gives back what a pull reserved and did not bring.
-    pub(crate) fn unreserve(&self, queue: usize, number: usize) {
+    pub(crate) fn give_up(&self, queue: usize, number: usize) {
         let mut table = self.lock();
-        table.take_back(queue, number);
-        let q = &mut table.queues[queue];
-        q.share = (q.share / 2).max(1);
-        drop(table);
-        self.freed.notify_waiters();
+        table.slots.give_up(queue, number);
+        self.tell(table);
     }
 
     /// A message came that needs no run: its reservation ends.
     pub(crate) fn arrived(&self, queue: usize) {
-        self.lock().take_back(queue, 1);
+        let mut table = self.lock();
+        table.slots.arrived(queue, 1);
+        self.tell(table);
+    }
+
+    /// Wakes who waits for what was just freed.
+    fn tell(&self, mut table: MutexGuard<'_, Table>) {
+        let is_wanted = table.slots.take_wanted();
+        let is_settled = table.slots.counts().used == 0;
+        drop(table);
+        if is_wanted {
+            self.freed.notify_waiters();
+        }
+        if is_settled {
+            self.settled.notify_waiters();
+        }
     }
 
     /// Turns a reservation into a running step.
     pub(crate) fn open(&self, queue: usize, context: Context, reply: Subject, origin: Origin) -> Opened {
         let mut table = self.lock();
-        table.take_back(queue, 1);
+        table.slots.arrived(queue, 1);
         let now = Instant::now();
         let hash = step_hash(&context.step().id);
         if let Some(held) = table.find(&context.step().id) {
             held.answer_also(reply, origin, now);
             return Opened::Held;
         }
-        table.counts.used += 1;
-        table.queues[queue].used += 1;
+        table.slots.occupy(queue);
         let key = table.insert(Flight {
             context,
             replies: vec![(reply, origin.sequence)],
@@ -240,14 +208,12 @@ impl Flights {
         flight.task = None;
         let queue = flight.queue;
         let old = std::mem::replace(&mut flight.phase, Phase::Reporting { report, attempts: 0 });
-        table.report_bytes += bytes;
+        table.slots.report_begins(bytes);
         match old {
-            Phase::Reporting { report, .. } => table.report_bytes -= report.len(),
+            Phase::Reporting { report, .. } => table.slots.report_ends(report.len()),
             Phase::Running => {
-                table.counts.reporting += 1;
-                table.release(queue);
-                drop(table);
-                self.freed.notify_waiters();
+                table.slots.release(queue);
+                self.tell(table);
             }
         }
         true
@@ -295,12 +261,7 @@ impl Flights {
         let Some(flight) = table.remove(key) else {
             return Vec::new();
         };
-        let is_empty = table.by_step.is_empty();
-        drop(table);
-        self.freed.notify_waiters();
-        if is_empty {
-            self.emptied.notify_waiters();
-        }
+        self.tell(table);
         if flight.heard.elapsed() >= ack_wait {
             Vec::new()
         } else {
@@ -329,11 +290,11 @@ impl Flights {
 
     /// Whether no step runs (reports may be under way).
     pub(crate) fn is_quiet(&self) -> bool {
-        self.lock().counts.used == 0
+        self.lock().slots.counts().used == 0
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        self.lock().counts
+        self.lock().slots.counts()
     }
 
     /// Asks a running step to stop. False when it is not here.
@@ -396,61 +357,6 @@ impl Flights {
 }
 
 impl Table {
-    fn reserve(&mut self, queue: usize) -> usize {
-        let low_water = self.slots / 2;
-        let own = self.queues[queue];
-        if own.reserved > 0 && own.reserved > low_water.min(own.share / 2) {
-            return 0;
-        }
-        let held = self.counts.used + self.counts.reserved;
-        let free = self
-            .slots
-            .saturating_sub(held)
-            .saturating_sub(self.kept_for_others(queue));
-        let reports = REPORTS_MAX.saturating_sub(self.counts.reporting + held);
-        let number = if self.report_bytes >= REPORT_BYTES_MAX {
-            0
-        } else {
-            free.min(reports).min(own.share)
-        };
-        // A pull costs the server about as much as a step: while one is outstanding, wait for some slots.
-        if own.reserved > 0 && number < self.slots / 8 {
-            return 0;
-        }
-        let slots = self.slots;
-        let q = &mut self.queues[queue];
-        if number == own.share {
-            q.share = (own.share * 2).min(slots);
-        }
-        q.reserved += number;
-        self.counts.reserved += number;
-        number
-    }
-
-    /// Slots below each other queue's floor: a busy queue leaves them free, so that no queue starves.
-    fn kept_for_others(&self, queue: usize) -> usize {
-        let floor = (self.slots / (self.queues.len() * 4)).max(1);
-        let missing = |q: &QueueUse| floor.saturating_sub(q.used + q.reserved);
-        self.queues
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| *i != queue)
-            .map(|(_, q)| missing(q))
-            .sum()
-    }
-
-    fn take_back(&mut self, queue: usize, number: usize) {
-        let q = &mut self.queues[queue];
-        let number = number.min(q.reserved);
-        q.reserved -= number;
-        self.counts.reserved -= number;
-    }
-
-    fn release(&mut self, queue: usize) {
-        self.counts.used -= 1;
-        self.queues[queue].used -= 1;
-    }
-
     fn insert(&mut self, flight: Flight) -> Key {
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
@@ -483,11 +389,8 @@ impl Table {
         self.free.push(key.place());
         self.by_step.remove(&step_hash(&flight.context.step().id));
         match &flight.phase {
-            Phase::Running => self.release(flight.queue),
-            Phase::Reporting { report, .. } => {
-                self.counts.reporting -= 1;
-                self.report_bytes -= report.len();
-            }
+            Phase::Running => self.slots.release(flight.queue),
+            Phase::Reporting { report, .. } => self.slots.report_ends(report.len()),
         }
         Some(flight)
     }
@@ -578,28 +481,29 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_never_asks_for_more_than_free_slots() {
+    fn a_slot_is_held_until_the_function_ends() {
         let flights = Flights::new(4, 1);
-        assert_eq!(flights.reserve(0), 4);
-        assert_eq!(flights.reserve(0), 0);
-        let a = open(&flights, 0, "a.1", 1);
-        let b = open(&flights, 0, "b.1", 2);
-        assert_eq!(flights.reserve(0), 0);
-        open(&flights, 0, "c.1", 3);
-        open(&flights, 0, "d.1", 4);
-        assert_eq!(flights.reserve(0), 0);
-        assert!(flights.report(a, Bytes::from_static(b"r")));
-        assert_eq!(flights.reserve(0), 1);
+        let key = open(&flights, 0, "a.1", 1);
         assert_eq!(
             flights.counts(),
             Counts {
-                used: 3,
-                reserved: 1,
+                used: 1,
+                reserved: 0,
+                reporting: 0
+            }
+        );
+        assert!(flights.report(key, Bytes::from_static(b"r")));
+        assert_eq!(
+            flights.counts(),
+            Counts {
+                used: 0,
+                reserved: 0,
                 reporting: 1
             }
         );
-        assert_eq!(flights.close(b, WAIT), ["r.2".into()]);
-        assert_eq!(flights.counts().used, 2);
+        assert_eq!(flights.close(key, WAIT), ["r.1".into()]);
+        assert!(flights.is_empty());
+        assert!(!flights.report(key, Bytes::new()));
     }
 
     #[test]
@@ -626,39 +530,6 @@ mod tests {
         let flights = Flights::new(1, 1);
         let key = open(&flights, 0, "a.1", 1);
         assert!(flights.close(key, Duration::ZERO).is_empty());
-    }
-
-    #[test]
-    fn a_busy_queue_leaves_room_for_an_idle_one() {
-        let flights = Flights::new(8, 2);
-        let mut got = 0;
-        for n in 0..100 {
-            let number = flights.reserve(0);
-            got += number;
-            for i in 0..number {
-                open(&flights, 0, &format!("a{n}-{i}.1"), n * 100 + i as u64);
-            }
-        }
-        assert_eq!(got, 7);
-        assert_eq!(flights.reserve(1), 1);
-    }
-
-    #[test]
-    fn unconfirmed_results_stop_the_pull() {
-        let flights = Flights::new(4, 1);
-        let mut reported = 0;
-        loop {
-            let number = flights.reserve(0);
-            if number == 0 {
-                break;
-            }
-            for _ in 0..number {
-                let key = open(&flights, 0, &format!("s{reported}.1"), reported);
-                flights.report(key, Bytes::from_static(b"r"));
-                reported += 1;
-            }
-        }
-        assert_eq!(reported as usize, REPORTS_MAX);
     }
 
     #[test]

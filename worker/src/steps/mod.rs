@@ -1,7 +1,7 @@
 //! From a step in the queue to its result in the log.
 //!
 //! - [`pull`] takes steps from a queue, never more than there are free slots.
-//! - [`flights`] is the table of everything taken and not yet done with.
+//! - [`flights`] is the table of everything taken and not yet done with, [`slots`] says how much that may be.
 //! - [`run`] decides about a step and runs its function.
 //! - [`report`] brings the result into the log, then acknowledges the step.
 //! - [`wheel`] keeps the leases of running steps alive, for all of them together.
@@ -11,4 +11,5 @@ pub(crate) mod message;
 pub(crate) mod pull;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod slots;
 pub(crate) mod wheel;

@@ -237,7 +237,7 @@ impl Session<'_> {
     fn give_up(&mut self, left: usize) {
         let left = left.min(self.outstanding);
         self.outstanding -= left;
-        self.puller.flights.unreserve(self.puller.queue, left);
+        self.puller.flights.give_up(self.puller.queue, left);
     }
 
     fn check_silence(&mut self) -> Result<(), End> {

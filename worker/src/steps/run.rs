@@ -21,9 +21,6 @@ use crate::context::Home;
 use crate::function::Run;
 use crate::{Context, Failure, Function};
 
-/// A function that keeps the thread this long before its first `await` gets a task of its own from then on: it would
-/// keep the queue's reader from its work.
-const INLINE_MAX: Duration = Duration::from_millis(1);
 /// Time for a coordinator to say whether a step is still open; without an answer it is run.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deliveries of a step with a function that this worker does not have before it is reported as an error. Handed back
@@ -277,15 +274,12 @@ impl Runner {
     async fn begin(self: &Arc<Self>, key: Key, context: Context, installed: &Installed) {
         let function = &installed.function;
         let begun = Instant::now();
-        let may_run_inline = function.may_run_inline.load(Ordering::Relaxed);
         let mut run = None;
-        if may_run_inline {
+        if function.may_run_inline() {
             let mut started = function.start(context.clone());
             let first = self.poll_once(&mut started, &context);
             let time = begun.elapsed();
-            if time > INLINE_MAX {
-                function.may_run_inline.store(false, Ordering::Relaxed);
-            }
+            function.kept_the_thread(time);
             match first {
                 Poll::Ready(result) => return self.end(key, &context, installed, result, time).await,
                 Poll::Pending => run = Some(started),

@@ -77,6 +77,7 @@ pub(crate) struct NatsServer {
     running: Option<Leashed>,
 }
 
+#[allow(dead_code, reason = "not every test stops its server")]
 impl NatsServer {
     /// Starts one; `None`, with a line that says so, when there is no program.
     pub(crate) fn start() -> Option<Self> {
@@ -122,14 +123,14 @@ impl NatsServer {
 
 /// redis-server.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the worker's tests need no Redis")]
+#[allow(dead_code, reason = "not every test needs it")]
 pub(crate) struct RedisServer {
     _running: Leashed,
     _scratch: Scratch,
     port: u16,
 }
 
-#[allow(dead_code, reason = "the worker's tests need no Redis")]
+#[allow(dead_code, reason = "not every test needs it")]
 impl RedisServer {
     /// Starts one with these settings; `None`, with a line that says so, when there is no program.
     pub(crate) fn start(settings: &str) -> Option<Self> {
