@@ -15,10 +15,10 @@ mod arithmetic;
 mod bounded;
 mod deletion;
 mod hint;
-mod meter;
+pub(crate) mod meter;
 mod natives;
 mod number;
-mod order;
+pub(crate) mod order;
 mod pattern;
 mod prelude;
 mod program;
@@ -78,7 +78,8 @@ pub struct CompileError {
 pub struct EvalEnv {
     /// Unix milliseconds; `now` yields them as seconds.
     pub now_ms: i64,
-    /// Steps: nodes of the expression that may be evaluated. When they are used up the evaluation fails.
+    /// Steps: nodes of the expression that may be evaluated. When they are used up the evaluation fails. For a
+    /// template: of all its expressions together.
     pub fuel: u64,
 }
 
@@ -142,6 +143,11 @@ impl Expression {
     /// # Errors
     /// An `expression` problem when the expression fails or exceeds a bound.
     pub fn evaluate(&self, input: &Value, vars: &[Value], env: &EvalEnv) -> Result<Value, Problem> {
+        self.spend(input, vars, &mut env.clone())
+    }
+
+    /// As [`Self::evaluate`], and takes the fuel that was used.
+    fn spend(&self, input: &Value, vars: &[Value], env: &mut EvalEnv) -> Result<Value, Problem> {
         debug_assert_eq!(
             vars.len(),
             self.variables().len(),
@@ -175,12 +181,22 @@ impl Expression {
         lookup: &mut dyn FnMut(&str) -> Option<Value>,
         env: &EvalEnv,
     ) -> Result<Value, Problem> {
+        self.spend_with(input, lookup, &mut env.clone())
+    }
+
+    /// As [`Self::evaluate_with`], and takes the fuel that was used.
+    pub(crate) fn spend_with(
+        &self,
+        input: &Value,
+        lookup: &mut dyn FnMut(&str) -> Option<Value>,
+        env: &mut EvalEnv,
+    ) -> Result<Value, Problem> {
         let vars: Vec<Value> = self
             .variables()
             .iter()
             .map(|name| lookup(name).unwrap_or_default())
             .collect();
-        self.evaluate(input, &vars, env)
+        self.spend(input, &vars, env)
     }
 
     fn problem(&self, text: &str) -> Problem {

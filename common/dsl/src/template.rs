@@ -1,13 +1,15 @@
 //! Values with expressions inside: `set`, `with`, `body`, …
 //!
-//! Only texts that are `${ … }` as a whole are expressions; keys never are.
+//! Only texts that are `${ … }` as a whole are expressions, at any depth; keys never are. Whoever builds a template
+//! decides that (`expression::strip`); here, a text is a literal.
 
-use millrace_common::Problem;
+use millrace_common::{ErrorKind, Problem, limits};
 
-use crate::Value;
 use crate::expression::{EvalEnv, Expression};
+use crate::{Value, value};
 
-/// A value with expressions at some of its places.
+/// A value with expressions at some of its places. Parts without any are literals: [`Self::array`] and
+/// [`Self::object`] fold them.
 #[derive(Clone, Debug)]
 pub enum Template {
     /// A constant.
@@ -23,17 +25,32 @@ pub enum Template {
 impl Template {
     /// An array; a literal when all its items are.
     pub fn array(items: Vec<Self>) -> Self {
-        Self::Array(items)
+        let literals: Option<Vec<Value>> = items.iter().map(|t| t.literal().cloned()).collect();
+        literals.map_or(Self::Array(items), |values| {
+            Self::Literal(values.into_iter().collect())
+        })
     }
 
     /// An object; a literal when all its members are.
     pub fn object(members: Vec<(String, Self)>) -> Self {
-        Self::Object(members)
+        let member = |(key, t): &(String, Self)| Some((value::string(key.as_str()), t.literal()?.clone()));
+        let literals: Option<Vec<(Value, Value)>> = members.iter().map(member).collect();
+        literals.map_or(Self::Object(members), |values| {
+            Self::Literal(Value::obj(values.into_iter().collect()))
+        })
+    }
+
+    /// The constant, if nothing is computed.
+    pub fn literal(&self) -> Option<&Value> {
+        match self {
+            Self::Literal(v) => Some(v),
+            _ => None,
+        }
     }
 
     /// True when nothing is computed.
     pub fn is_literal(&self) -> bool {
-        matches!(self, Self::Literal(_))
+        self.literal().is_some()
     }
 
     /// All expressions, in the order of the source.
@@ -52,26 +69,145 @@ impl Template {
         }
     }
 
-    /// Evaluates every expression; `lookup` gives the value of a variable (without `$`).
+    /// Evaluates every expression; `lookup` gives the value of a variable (without `$`), `None` is `null`.
     ///
     /// # Errors
-    /// The `expression` problem of the first expression that fails.
+    /// The `expression` problem of the first expression that fails, when all of them together use more than the
+    /// fuel, or when the result as a whole exceeds
+    /// `limits::EXPRESSION_NODES_MAX` or `limits::VALUE_DEPTH_MAX`: the expressions of a template share values.
     pub fn evaluate(
         &self,
         input: &Value,
         lookup: &mut dyn FnMut(&str) -> Option<Value>,
         env: &EvalEnv,
     ) -> Result<Value, Problem> {
+        let result = self.fill(input, lookup, &mut env.clone())?;
+        if matches!(self, Self::Array(_) | Self::Object(_)) {
+            value::size_bounded(&result, limits::EXPRESSION_NODES_MAX, limits::VALUE_DEPTH_MAX)
+                .map_err(|e| Problem::new(ErrorKind::Expression, e.to_string()))?;
+        }
+        Ok(result)
+    }
+
+    fn fill(
+        &self,
+        input: &Value,
+        lookup: &mut dyn FnMut(&str) -> Option<Value>,
+        env: &mut EvalEnv,
+    ) -> Result<Value, Problem> {
         match self {
             Self::Literal(v) => Ok(v.clone()),
-            Self::Expression(e) => e.evaluate_with(input, lookup, env),
-            Self::Array(items) => items.iter().map(|t| t.evaluate(input, lookup, env)).collect(),
+            Self::Expression(e) => e.spend_with(input, lookup, env),
+            Self::Array(items) => items.iter().map(|t| t.fill(input, lookup, env)).collect(),
             Self::Object(members) => {
-                let pair = |(k, t): &(String, Self)| Ok((k.clone().into(), t.evaluate(input, lookup, env)?));
+                let pair =
+                    |(k, t): &(String, Self)| Ok((value::string(k.as_str()), t.fill(input, lookup, env)?));
                 Ok(Value::obj(
                     members.iter().map(pair).collect::<Result<_, Problem>>()?,
                 ))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expression::Scope;
+
+    fn expression(source: &str) -> Template {
+        Template::Expression(Expression::compile(source, &Scope(vec!["context".into()])).unwrap())
+    }
+
+    fn text(text: &str) -> Template {
+        Template::Literal(value::string(text))
+    }
+
+    fn evaluate(template: &Template) -> Result<String, Problem> {
+        let input = value::parse(r#"{"id":7,"tags":["a","b"]}"#).unwrap();
+        let mut lookup = |name: &str| (name == "context").then(|| value::string("ctx"));
+        template
+            .evaluate(&input, &mut lookup, &EvalEnv::at(0))
+            .map(|v| value::to_json_string(&v))
+    }
+
+    #[test]
+    fn expressions_are_filled_in_and_the_rest_stays() {
+        let template = Template::object(vec![
+            (
+                "b".into(),
+                Template::array(vec![text("${ not evaluated here }"), expression(".id")]),
+            ),
+            ("a".into(), expression("$context")),
+            ("c".into(), Template::object(vec![("${.id}".into(), text("x"))])),
+            ("d".into(), expression(".tags[]")),
+            ("e".into(), expression("empty")),
+        ]);
+        let expected =
+            r#"{"b":["${ not evaluated here }",7],"a":"ctx","c":{"${.id}":"x"},"d":["a","b"],"e":null}"#;
+        assert_eq!(evaluate(&template).unwrap(), expected);
+    }
+
+    #[test]
+    fn constant_parts_become_literals() {
+        let constant = Template::object(vec![(
+            "a".into(),
+            Template::array(vec![text("x"), Template::array(vec![])]),
+        )]);
+        assert_eq!(
+            constant.literal().map(value::to_json_string).as_deref(),
+            Some(r#"{"a":["x",[]]}"#)
+        );
+        let mixed = Template::array(vec![constant, expression(".id")]);
+        assert!(!mixed.is_literal());
+        assert!(matches!(&mixed, Template::Array(items) if items[0].is_literal()));
+        assert!(!expression(".id").is_literal());
+    }
+
+    #[test]
+    fn expressions_are_listed_in_order() {
+        let template = Template::array(vec![
+            expression(".a"),
+            text("x"),
+            Template::object(vec![("k".into(), expression(".b"))]),
+            expression(".c"),
+        ]);
+        assert_eq!(
+            template.expressions().map(Expression::source).collect::<Vec<_>>(),
+            [".a", ".b", ".c"]
+        );
+    }
+
+    #[test]
+    fn failures_and_sizes_are_problems() {
+        let failing = Template::array(vec![expression(".id.x")]);
+        assert_eq!(
+            evaluate(&failing).unwrap_err().standard(),
+            Some(ErrorKind::Expression)
+        );
+        let large: Value = (0..100_000).map(value::number_i64).collect();
+        let copies = Template::array((0..20).map(|_| expression(".")).collect());
+        let problem = copies
+            .evaluate(&large, &mut |_| None, &EvalEnv::at(0))
+            .unwrap_err();
+        assert!(problem.detail.unwrap().contains("more than 1000000 nodes"));
+        let busy = Template::array((0..20).map(|_| expression("last(range(100000))")).collect());
+        assert!(
+            evaluate(&busy)
+                .unwrap_err()
+                .detail
+                .unwrap()
+                .contains("too many steps")
+        );
+        let deep = expression("reduce range(100) as $i (0; [.])");
+        assert!(evaluate(&deep).is_ok());
+        let deeper = Template::array(vec![deep]);
+        assert!(
+            evaluate(&deeper)
+                .unwrap_err()
+                .detail
+                .unwrap()
+                .contains("nested deeper")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What one evaluation may spend: steps, memory, stack.
 //!
 //! jaq gives no way to stop an evaluation, and most of what a tenant can make it do happens where no error can be
-//! returned: cloning, comparing, collecting. So the meter *throws*: it unwinds to [`Session::run`], past every
+//! returned: cloning, comparing, collecting. So the meter *throws*: it unwinds to [`run`], past every
 //! `try` of the expression, without calling the panic hook. (salsa cancels queries in the same way.) The meter is
 //! a thread's own, because the operators of a value have no context to find it in.
 //!
@@ -9,23 +9,24 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread;
 
 use millrace_common::limits;
 
 /// Units of one step: one node of the expression evaluated once.
-pub(super) const STEP: u64 = 64;
+pub(crate) const STEP: u64 = 64;
 /// Units of a container that is built.
-pub(super) const CONTAINER: u64 = 128;
+pub(crate) const CONTAINER: u64 = 128;
 /// Units of an item that is put into or taken out of a container.
-pub(super) const ITEM: u64 = 16;
+pub(crate) const ITEM: u64 = 16;
 /// Units of an item that is copied because its container is shared.
-pub(super) const COPY: u64 = 8;
+pub(crate) const COPY: u64 = 8;
 /// Units of a node that is visited: compared, counted, written.
-pub(super) const VISIT: u64 = 8;
+pub(crate) const VISIT: u64 = 8;
 /// Bytes of new text that cost one unit: this also bounds the memory of all texts together.
-pub(super) const TEXT_BYTES: u64 = 2;
+pub(crate) const TEXT_BYTES: u64 = 2;
 /// Bytes of text read that cost one unit.
-pub(super) const SCAN_BYTES: u64 = 4;
+pub(crate) const SCAN_BYTES: u64 = 4;
 
 /// Stack that one link of a chain may need when the chain is freed, in bytes. jaq frees some of its lists
 /// recursively: paths, and closures that capture closures.
@@ -33,7 +34,7 @@ const LINK_BYTES: usize = 640;
 
 /// Why an evaluation was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// Out of steps.
     Fuel,
     /// Recursion deeper than the stack of this thread allows.
@@ -50,11 +51,9 @@ pub(super) enum Fault {
 
 impl Fault {
     /// What it means for the author of the expression.
-    pub(super) fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
-            Self::Fuel => {
-                "too many steps; do less in one expression, or do it in a function of a worker".into()
-            }
+            Self::Fuel => "too many steps; do less at a time, or do it in a function of a worker".into(),
             Self::Stack => "recursion is too deep".into(),
             Self::Text => format!("a text exceeds {} bytes", limits::EXPRESSION_STRING_BYTES_MAX),
             Self::Nodes => format!("a value has more than {} nodes", limits::EXPRESSION_NODES_MAX),
@@ -62,6 +61,41 @@ impl Fault {
             Self::Panic => "the evaluator failed; please report this expression".into(),
         }
     }
+}
+
+/// Stack that work may use on the caller's thread. Threads of tests and of tokio have 2 MiB.
+const INLINE_STACK_BYTES: usize = 512 * 1024;
+
+/// Stack of the thread on which work is done that recurses deeper, and what it may use there.
+const DEEP_STACK_BYTES: usize = 64 * 1024 * 1024;
+const DEEP_STACK_BUDGET_BYTES: usize = 48 * 1024 * 1024;
+
+/// Does pure work within a budget and takes what it used from `fuel`. When the stack of the caller's thread is not
+/// enough, the work is done once more, from the start, on a thread with more.
+///
+/// # Errors
+/// The fault that stopped it.
+pub(crate) fn run<T: Send>(fuel: &mut u64, work: impl Fn() -> T + Sync) -> Result<T, Fault> {
+    let (mut outcome, mut left) = Session::run(*fuel, INLINE_STACK_BYTES, &work);
+    if matches!(outcome, Err(Fault::Stack)) {
+        (outcome, left) = run_deep(*fuel, &work);
+    }
+    *fuel = left;
+    outcome
+}
+
+fn run_deep<T: Send>(fuel: u64, work: impl Fn() -> T + Sync) -> (Result<T, Fault>, u64) {
+    let work = || Session::run(fuel, DEEP_STACK_BUDGET_BYTES, &work);
+    thread::scope(|s| {
+        match thread::Builder::new()
+            .stack_size(DEEP_STACK_BYTES)
+            .spawn_scoped(s, work)
+        {
+            Ok(handle) => handle.join().unwrap_or((Err(Fault::Panic), 0)),
+            // Without a thread there is no more stack.
+            Err(_) => (Err(Fault::Stack), 0),
+        }
+    })
 }
 
 struct Meter {
@@ -75,34 +109,35 @@ thread_local! {
 }
 
 /// An evaluation on this thread. Sessions nest.
-pub(super) struct Session;
+struct Session;
 
 impl Session {
-    /// Runs `f` with a budget.
-    ///
-    /// # Errors
-    /// The fault that stopped it.
-    pub(super) fn run<T>(fuel: u64, stack_bytes: usize, f: impl FnOnce() -> T) -> Result<T, Fault> {
-        let outer = METER.with(|m| {
-            let units = m.units.replace(fuel.saturating_mul(STEP));
-            (units, m.floor.replace(here().saturating_sub(stack_bytes)))
-        });
+    /// Runs `f` with a budget: the fault that stopped it, or its result, and the fuel that is left.
+    fn run<T>(fuel: u64, stack_bytes: usize, f: impl FnOnce() -> T) -> (Result<T, Fault>, u64) {
+        let floor = here().saturating_sub(stack_bytes);
+        let outer = METER.with(|m| (m.units.replace(fuel.saturating_mul(STEP)), m.floor.replace(floor)));
         // What `f` leaves half done when it is stopped is dropped here and never looked at again.
         let outcome = catch_unwind(AssertUnwindSafe(f));
-        METER.with(|m| {
-            m.units.set(outer.0);
+        let left = METER.with(|m| {
             m.floor.set(outer.1);
+            m.units.replace(outer.0) / STEP
         });
-        outcome.map_err(|thrown| thrown.downcast_ref().copied().unwrap_or(Fault::Panic))
+        (
+            outcome.map_err(|thrown| thrown.downcast_ref().copied().unwrap_or(Fault::Panic)),
+            left,
+        )
     }
 }
 
 /// Takes units, and checks the stack.
-pub(super) fn spend(units: u64) {
+pub(crate) fn spend(units: u64) {
     METER.with(|m| {
         match m.units.get().checked_sub(units) {
             Some(left) => m.units.set(left),
-            None => throw(Fault::Fuel),
+            None => {
+                m.units.set(0);
+                throw(Fault::Fuel);
+            }
         }
         if here() < m.floor.get() {
             throw(Fault::Stack);
@@ -111,17 +146,17 @@ pub(super) fn spend(units: u64) {
 }
 
 /// Takes units for a number of things.
-pub(super) fn spend_each(count: usize, units: u64) {
+pub(crate) fn spend_each(count: usize, units: u64) {
     spend((count as u64).saturating_mul(units));
 }
 
 /// Takes the price of a new text and checks its length. To be called before the text is allocated.
-pub(super) fn spend_text(bytes: usize) {
+pub(crate) fn spend_text(bytes: usize) {
     spend_text_grown(bytes, bytes);
 }
 
 /// As [`spend_text`], for bytes added to a text that has `len` bytes afterwards.
-pub(super) fn spend_text_grown(added: usize, len: usize) {
+pub(crate) fn spend_text_grown(added: usize, len: usize) {
     if len > limits::EXPRESSION_STRING_BYTES_MAX {
         throw(Fault::Text);
     }
@@ -129,18 +164,18 @@ pub(super) fn spend_text_grown(added: usize, len: usize) {
 }
 
 /// Takes the price of reading a text.
-pub(super) fn spend_scan(bytes: usize) {
+pub(crate) fn spend_scan(bytes: usize) {
     spend(bytes as u64 / SCAN_BYTES);
 }
 
 /// Reserves stack for freeing one more link of a chain.
-pub(super) fn link() {
+pub(crate) fn link() {
     METER.with(|m| m.floor.set(m.floor.get().saturating_add(LINK_BYTES)));
     spend(STEP);
 }
 
 /// Stops the evaluation.
-pub(super) fn throw(fault: Fault) -> ! {
+pub(crate) fn throw(fault: Fault) -> ! {
     resume_unwind(Box::new(fault))
 }
 
@@ -154,54 +189,57 @@ fn here() -> usize {
 mod tests {
     use super::*;
 
-    const STACK: usize = 256 * 1024;
+    fn within<T>(fuel: u64, f: impl FnOnce() -> T) -> (Result<T, Fault>, u64) {
+        Session::run(fuel, 256 * 1024, f)
+    }
+
+    fn down(n: u64) -> u64 {
+        spend(1);
+        if n == 0 {
+            0
+        } else {
+            1 + down(std::hint::black_box(n - 1))
+        }
+    }
 
     #[test]
     fn spending_more_than_there_is_stops_the_session() {
-        assert_eq!(Session::run(10, STACK, || spend(10 * STEP)), Ok(()));
-        assert_eq!(Session::run(10, STACK, || spend(10 * STEP + 1)), Err(Fault::Fuel));
-        assert_eq!(
-            Session::run(1, STACK, || spend_text(usize::MAX)),
-            Err(Fault::Text)
-        );
+        assert_eq!(within(10, || spend(3 * STEP)), (Ok(()), 7));
+        assert_eq!(within(10, || spend(10 * STEP)), (Ok(()), 0));
+        assert_eq!(within(10, || spend(10 * STEP + 1)), (Err(Fault::Fuel), 0));
+        assert_eq!(within(1, || spend_text(usize::MAX)).0, Err(Fault::Text));
     }
 
     #[test]
     fn sessions_nest_and_give_back_the_outer_budget() {
-        let outer = Session::run(10, STACK, || {
+        let outer = within(10, || {
             spend(4 * STEP);
-            let inner = Session::run(1, STACK, || spend(2 * STEP));
+            let inner = within(1, || spend(2 * STEP)).0;
             spend(6 * STEP);
             inner
         });
-        assert_eq!(outer, Ok(Err(Fault::Fuel)));
+        assert_eq!(outer, (Ok(Err(Fault::Fuel)), 0));
+    }
+
+    #[test]
+    fn work_that_needs_more_stack_gets_it() {
+        let mut fuel = 1_000_000;
+        assert_eq!(run(&mut fuel, || down(100_000)), Ok(100_000));
+        assert_eq!(fuel, 1_000_000 - 100_001_u64.div_ceil(STEP));
+        assert_eq!(run(&mut fuel, || down(50_000_000)), Err(Fault::Stack));
     }
 
     #[test]
     fn deep_recursion_and_long_chains_stop_before_the_stack_ends() {
-        fn down(n: u64) -> u64 {
-            spend(1);
-            if n == 0 {
-                0
-            } else {
-                1 + down(std::hint::black_box(n - 1))
-            }
-        }
+        assert_eq!(within(1_000_000, || down(1_000_000)).0, Err(Fault::Stack));
         assert_eq!(
-            Session::run(1_000_000, STACK, || down(1_000_000)),
-            Err(Fault::Stack)
-        );
-        assert_eq!(
-            Session::run(1_000_000, STACK, || (0..1000).for_each(|_| link())),
+            within(1_000_000, || (0..1000).for_each(|_| link())).0,
             Err(Fault::Stack)
         );
     }
 
     #[test]
     fn a_panic_is_a_fault_too() {
-        assert_eq!(
-            Session::run(1, STACK, || panic!("a defect")),
-            Err::<(), _>(Fault::Panic)
-        );
+        assert_eq!(within(1, || panic!("a defect")).0, Err::<(), _>(Fault::Panic));
     }
 }

@@ -8,7 +8,7 @@ use super::bounded::Bounded;
 use super::{meter, number};
 
 /// Compares two values.
-pub(super) fn order(l: &Val, r: &Val) -> Ordering {
+pub(crate) fn order(l: &Val, r: &Val) -> Ordering {
     meter::spend(meter::VISIT);
     match (l, r) {
         (Val::Bool(l), Val::Bool(r)) => l.cmp(r),
@@ -60,7 +60,7 @@ fn rank(v: &Val) -> u8 {
 }
 
 /// True when both are the same data. NaN is not equal to itself, as in jq.
-pub(super) fn equal(l: &Val, r: &Val) -> bool {
+pub(crate) fn equal(l: &Val, r: &Val) -> bool {
     match (l, r) {
         (Val::Num(l), Val::Num(_)) if number::double(l).is_nan() => false,
         (Val::Arr(l), Val::Arr(r)) => {

@@ -10,7 +10,7 @@ use jaq_core::{Compiler, Ctx, Vars};
 use millrace_common::limits;
 
 use super::bounded::{Bounded, Items};
-use super::meter::{Fault, Session};
+use super::meter::{self, Fault};
 use super::natives::{self, Data, Language, World};
 use super::usage::Usage;
 use super::{CompileError, EvalEnv, Scope, hint, prelude, rewrite};
@@ -24,13 +24,6 @@ const INLINE_BYTES_MAX: usize = 160;
 
 /// Stack for compiling anything longer: enough for `limits::EXPRESSION_BYTES_MAX` brackets.
 const COMPILE_STACK_BYTES: usize = 256 * 1024 * 1024;
-
-/// Stack that an evaluation may use on the caller's thread. Threads of tests and of tokio have 2 MiB.
-const INLINE_STACK_BYTES: usize = 512 * 1024;
-
-/// Stack of the thread on which an expression is evaluated that recurses deeper, and what it may use there.
-const DEEP_STACK_BYTES: usize = 64 * 1024 * 1024;
-const DEEP_STACK_BUDGET_BYTES: usize = 48 * 1024 * 1024;
 
 /// Bytes of an error's message that are kept.
 const MESSAGE_BYTES: usize = 1000;
@@ -80,33 +73,11 @@ impl Program {
     }
 
     /// Evaluates; no output is `null`, several are an array.
-    pub(super) fn run(&self, input: &Value, vars: &[Value], env: &EvalEnv) -> Result<Value, Failure> {
-        match self.run_on(INLINE_STACK_BYTES, input, vars, env) {
-            Err(Failure::Fault(Fault::Stack)) => self.run_deep(input, vars, env),
-            outcome => outcome,
-        }
-    }
-
-    /// Once more from the start, with more stack.
-    fn run_deep(&self, input: &Value, vars: &[Value], env: &EvalEnv) -> Result<Value, Failure> {
-        let work = || self.run_on(DEEP_STACK_BUDGET_BYTES, input, vars, env);
-        let done = thread::scope(|s| {
-            let spawned = thread::Builder::new()
-                .stack_size(DEEP_STACK_BYTES)
-                .spawn_scoped(s, work);
-            spawned.ok().map(|handle| handle.join())
-        });
-        match done {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(Failure::Fault(Fault::Panic)),
-            None => Err(Failure::Fault(Fault::Stack)),
-        }
-    }
-
-    fn run_on(&self, stack: usize, input: &Value, vars: &[Value], env: &EvalEnv) -> Result<Value, Failure> {
-        let outcome = Session::run(env.fuel, stack, || {
+    pub(super) fn run(&self, input: &Value, vars: &[Value], env: &mut EvalEnv) -> Result<Value, Failure> {
+        let now_ms = env.now_ms;
+        let outcome = meter::run(&mut env.fuel, || {
             let world = World {
-                now_ms: env.now_ms,
+                now_ms,
                 ..World::default()
             };
             let vars = Vars::new(vars.iter().cloned().map(Bounded::outside));
