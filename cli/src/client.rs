@@ -71,10 +71,8 @@ impl Client {
             let message = format!("the coordinator's URL starts with neither http:// nor https://: {base}");
             return Err(Failure::new(Exit::Usage, message));
         }
-        if base.starts_with("https://") {
-            // Fails only when one is installed already, which is as good.
-            drop(rustls::crypto::ring::default_provider().install_default());
-        }
+        // Fails only when one is installed already, which is as good.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)

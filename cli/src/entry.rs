@@ -45,7 +45,7 @@ pub(crate) fn waiting(waiting: &Value, style: Style) -> String {
         "step" if worker.is_empty() => format!("{} waits for a worker{attempt}", text(waiting, "/function")),
         "step" => format!("{} runs on {worker}{attempt}", text(waiting, "/function")),
         "timer" => format!("waits until {}", text(waiting, "/due")),
-        "retry" => format!("retry {} at {}", text(waiting, "/attempt"), text(waiting, "/due")),
+        "retry" => format!("is tried again at {}", text(waiting, "/due")),
         "child" => format!("waits for {}", text(waiting, "/child")),
         "quarantine" => format!("is quarantined: {}", text(waiting, "/reason")),
         other => other.to_owned(),

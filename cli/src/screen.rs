@@ -42,14 +42,6 @@ impl Screen {
         }
     }
 
-    /// A line of its own.
-    pub(crate) fn say(&mut self, line: &str) {
-        let mut text = self.erased();
-        text += line;
-        text.push('\n');
-        write(&text);
-    }
-
     /// Shows new entries and what is waited for.
     pub(crate) fn update(&mut self, entries: &[Value], view: &Value) {
         let mut text = self.erased();
@@ -119,9 +111,9 @@ impl Screen {
         let mut said = HashMap::new();
         for one in waiting.iter().take(LIVE_MAX) {
             let (key, line) = (identity(one), entry::waiting(one, self.style));
-            // A step that a worker took within moments is not worth a line: its end is.
+            // Of steps, timers and retries the history tells.
             let known = self.said.get(&key).is_some_and(|earlier| *earlier == line);
-            let speaks = one["kind"] != "step" || one["worker"].is_string();
+            let speaks = one["kind"] == "child" || one["kind"] == "quarantine";
             if !known && speaks {
                 text += &format!("           · {line}\n");
             }
