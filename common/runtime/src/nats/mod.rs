@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::config::NatsConfig;
 
 pub use publish_error::PublishError;
-pub use publisher::{Ack, Completion, Completions, Publisher, PublisherOptions};
+pub use publisher::{Ack, Completion, Completions, Publisher, PublisherOptions, expected_stream};
 pub(crate) use server::parse_version;
 pub use server::{MIN_VERSION, ServerFault};
 

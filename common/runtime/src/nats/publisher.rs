@@ -78,6 +78,14 @@ impl Default for PublisherOptions {
     }
 }
 
+/// Headers that make the server refuse a message whose subject leads to another stream than this one: for senders whose
+/// subjects may be mapped elsewhere by the server's configuration.
+pub fn expected_stream(name: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Stream", name);
+    headers
+}
+
 /// Sends to JetStream and matches confirmations; cheap to clone. Ends with its last clone.
 #[derive(Clone)]
 pub struct Publisher {

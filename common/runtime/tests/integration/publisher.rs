@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use millrace_runtime::nats::{Completions, Nats, PublishError, Publisher, PublisherOptions, connect};
+use millrace_runtime::nats::{
+    Completions, Nats, PublishError, Publisher, PublisherOptions, connect, expected_stream,
+};
 
 use crate::nats::config;
 use crate::servers::{LIMIT, NatsServer};
