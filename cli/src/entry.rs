@@ -14,7 +14,7 @@ pub(crate) fn line(entry: &Value, base_ms: i64, style: Style) -> String {
     let kind = entry["type"].as_str().unwrap_or_default();
     let sign = sign(kind, style);
     let what = match text(entry, "/name") {
-        name if name.is_empty() => style.bold(&cut(&kind.replace("instance.", "instance "), 40)),
+        name if name.is_empty() => about_itself(entry, kind, style),
         name => format!("{:NAME$} {}", cut(&name, NAME), happened(entry, kind)),
     };
     let error = problem(&entry["error"]);
@@ -67,6 +67,15 @@ pub(crate) fn problem(problem: &Value) -> String {
     match detail {
         Some(detail) => format!("{kind} error {status}: {detail}"),
         None => format!("{kind} error {status}"),
+    }
+}
+
+/// What happened to the instance, with the operator's reason.
+fn about_itself(entry: &Value, kind: &str, style: Style) -> String {
+    let what = style.bold(&kind.replace("instance.", "instance "));
+    match text(entry, "/detail") {
+        reason if reason.is_empty() => what,
+        reason => format!("{what}: {}", cut(&reason, 120)),
     }
 }
 
