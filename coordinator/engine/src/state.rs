@@ -24,8 +24,6 @@ pub struct Instance {
     pub(crate) input: Data,
     /// `$context` of everything outside of fork branches.
     pub(crate) context: Data,
-    /// It was changed, so there is a field of it.
-    pub(crate) context_stored: bool,
     pub(crate) output: Option<Data>,
     pub(crate) error: Option<Problem>,
     pub(crate) frames: BTreeMap<FrameId, Frame>,
@@ -85,6 +83,8 @@ pub(crate) struct Quarantine {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) parts: [Option<Change>; Part::ALL.len()],
+    /// Which fields there are.
+    pub(crate) stored: [bool; Part::ALL.len()],
     pub(crate) frames: Vec<FrameId>,
     pub(crate) deleted: Vec<String>,
     pub(crate) trace: Vec<(u64, Bytes)>,
@@ -148,7 +148,6 @@ impl Instance {
             header,
             input,
             context: Data::empty_object(),
-            context_stored: false,
             output: None,
             error: None,
             frames: BTreeMap::new(),

@@ -305,10 +305,15 @@ pub(crate) fn take_writes(instance: &mut Instance) -> Writes {
         match parts[part as usize] {
             Some(Change::Set) => {
                 if let Some(bytes) = encode_part(instance, part) {
+                    instance.changes.stored[part as usize] = true;
                     writes.set.push((part.field().to_owned(), bytes));
                 }
             }
-            Some(Change::Delete) => writes.delete.push(part.field().to_owned()),
+            Some(Change::Delete) => {
+                if std::mem::take(&mut instance.changes.stored[part as usize]) {
+                    writes.delete.push(part.field().to_owned());
+                }
+            }
             None => {}
         }
     }
@@ -694,7 +699,14 @@ impl Fields {
         let mut instance = Instance::new(key, identity, self.input.ok_or(LoadError::Missing("in"))?);
         instance.changes = Changes::default();
         instance.header = read_header(row);
-        instance.context_stored = self.context.is_some();
+        instance.changes.stored = [
+            true,
+            true,
+            true,
+            self.context.is_some(),
+            self.output.is_some(),
+            self.error.is_some(),
+        ];
         instance.context = self.context.unwrap_or_else(Data::empty_object);
         (instance.output, instance.error) = (self.output, self.error);
         for (id, fields) in self.frames {

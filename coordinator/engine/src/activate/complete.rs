@@ -148,7 +148,6 @@ impl Activation<'_> {
             }
         }
         self.instance.context = context;
-        self.instance.context_stored = true;
         self.instance.touch(Part::Context);
     }
 }

@@ -167,8 +167,7 @@ impl Activation<'_> {
         });
         header.suspended = false;
         header.quarantine = None;
-        if status != Status::Faulted && self.instance.context_stored {
-            self.instance.context_stored = false;
+        if status != Status::Faulted {
             self.instance.drop_part(Part::Context);
             self.instance.context = Data::empty_object();
         }
