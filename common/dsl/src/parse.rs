@@ -87,7 +87,7 @@ pub fn unsupported(document: &Document) -> Vec<Diagnostic> {
 }
 
 fn in_order(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    faults.sort_by(|a, b| (a.span, &a.pointer).cmp(&(b.span, &b.pointer)));
+    faults.sort_by(|a, b| (a.span, &a.message).cmp(&(b.span, &b.message)));
     faults.dedup_by(|a, b| a.span == b.span && a.message == b.message);
     faults
 }

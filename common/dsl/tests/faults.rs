@@ -176,6 +176,19 @@ fn nesting_is_bounded() {
 }
 
 #[test]
+fn deep_definitions_fit_on_a_small_stack() {
+    let lists = |inner: &str| format!("{}{inner}{}", "do: [ { t: { ".repeat(27), " } } ]".repeat(27));
+    let wide = lists("try: [ { t: { for: { in: .x }, do: [ { t: { call: g } } ] } } ], catch: {}");
+    let deep = lists(&format!("set: {}1{}", "{ x: [ ".repeat(5), " ] }".repeat(5)));
+    let source = format!(
+        "{HEAD}use:\n  functions:\n    f: {{ {wide} }}\n    g: {{ {deep} }}\ndo:\n- a: {{ call: f }}\n"
+    );
+    let parser = std::thread::Builder::new().stack_size(512 * 1024);
+    let found = parser.spawn(move || faults(&source)).unwrap().join().unwrap();
+    assert!(found.is_empty(), "{}", line(&found[0]));
+}
+
+#[test]
 fn aliases_are_bounded() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for i in 1..10 {
