@@ -528,7 +528,7 @@ fn authentication_by_name_and_secret() {
 
 #[test]
 fn functions_of_the_fleet() {
-    let call = call("    call: img/resize:1.4.0@default\n    with: { url: '${ .url }', width: 128 }\n");
+    let call = call("    call: img-resize:1.4.0@default\n    with: { url: '${ .url }', width: 128 }\n");
     let Call::Function(FunctionCall {
         target: FunctionTarget::Fleet(name),
         arguments,
@@ -536,7 +536,7 @@ fn functions_of_the_fleet() {
     else {
         panic!("{call:?}")
     };
-    assert_eq!(name, "img/resize:1.4.0");
+    assert_eq!(name, "img-resize:1.4.0");
     assert_eq!(json(&arguments.unwrap()), "{url:<.url>,width:128}");
 }
 

@@ -178,10 +178,10 @@ impl Parser<'_> {
             self.report(fault.hint(format!("write `{function}:1.0.0@{catalog}`")));
             return None;
         };
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || !name.chars().all(legal) {
             let fault = at.error_in(node, format!("`{name}` is not the name of a function"));
-            self.report(fault.hint("use letters, digits, `.`, `_`, `-` and `/`"));
+            self.report(fault.hint("use letters, digits, `.`, `_` and `-`"));
             return None;
         }
         if Version::from_str(version).is_err() {
