@@ -50,6 +50,14 @@ impl Membership {
         alive.chain([&self.me]).max_by_key(|id| weight(id, p)).cloned().unwrap_or_else(|| self.me.clone())
     }
 
+    /// Whether this coordinator should be the next owner, once `silent` is gone: preferred among all others.
+    pub fn is_next(&self, p: PartitionId, silent: &str) -> bool {
+        let inner = self.lock();
+        let alive = inner.members.iter().filter(|(id, m)| *id != silent && m.moved.elapsed() < DEAD_AFTER);
+        let others = alive.map(|(id, _)| id).filter(|id| **id != self.me);
+        others.chain([&self.me]).max_by_key(|id| weight(id, p)) == Some(&self.me)
+    }
+
     /// The coordinator to which this partition should be handed now: the preferred one, when that is another, settled
     /// coordinator and no partition was moved in the last second (H25).
     pub fn handover(&self, p: PartitionId) -> Option<String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millrace_common::{InstanceKey, Progress, RawJson, RecordBody, Step, limits, wire};
 use millrace_runtime::nats::{PublishError, Publisher};
-use millrace_runtime::telemetry::{TraceContext, span_id_of};
+use millrace_runtime::telemetry::{TraceContext, Tracer, span_id_of};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,7 @@ pub(crate) struct Home {
     pub(crate) egress: Egress,
     /// `None` in detached contexts.
     pub(crate) publisher: Option<Publisher>,
+    pub(crate) tracer: Tracer,
 }
 
 /// Why a value was not saved.
@@ -114,6 +115,7 @@ impl Context {
             worker: "detached".into(),
             egress: Egress::default(),
             publisher: None,
+            tracer: Tracer::disabled(),
         };
         Self::new(step, 1, None, Arc::new(home))
     }
@@ -135,6 +137,7 @@ impl Context {
                 worker: "detached".into(),
                 egress,
                 publisher: None,
+                tracer: Tracer::disabled(),
             }),
         )
     }
@@ -251,6 +254,15 @@ impl Context {
     /// An HTTP client whose requests carry this step's trace context and obey the worker's egress table.
     pub fn http(&self) -> Http<'_> {
         self.0.home.egress.with(self.0.trace)
+    }
+
+    /// As [`Self::http`], with another span of the same trace as the caller.
+    pub(crate) fn http_under(&self, trace: Option<TraceContext>) -> Http<'_> {
+        self.0.home.egress.with(trace.or(self.0.trace))
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.0.home.tracer
     }
 
     /// Identity of the span that stands for this run; `None` when the instance is not traced.

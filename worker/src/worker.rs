@@ -156,6 +156,7 @@ impl Running {
             worker: config.id.clone(),
             egress: Egress::new(config.redirects.clone()),
             publisher: Some(publisher),
+            tracer: tracer.clone(),
         };
         let runner = Arc::new(Runner {
             nats: nats.clone(),

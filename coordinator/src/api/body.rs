@@ -1,12 +1,19 @@
 //! Reading request bodies within bounds: size before anything else, then depth, then shape.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, header};
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use millrace_common::limits;
 
 use super::problem::{ApiError, ApiResult, Code};
+
+/// Bytes of a refused body that are still read, and the time for it.
+const DRAIN_BYTES_MAX: usize = 64 << 20;
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Reads a whole body.
 pub(super) async fn read(what: &str, headers: &HeaderMap, body: Body, max: usize) -> ApiResult<Bytes> {
@@ -14,6 +21,7 @@ pub(super) async fn read(what: &str, headers: &HeaderMap, body: Body, max: usize
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if let Some(bytes) = announced.filter(|bytes| *bytes > max) {
+        drain(body).await;
         return Err(too_large(what, Some(bytes), max));
     }
     // A body longer than announced cannot be: so this is one of unknown length, or a broken connection.
@@ -21,6 +29,23 @@ pub(super) async fn read(what: &str, headers: &HeaderMap, body: Body, max: usize
         None => too_large(what, None, max),
         Some(_) => ApiError::new(Code::InvalidRequest, format!("cannot read {what}: {error}")),
     })
+}
+
+/// Reads and drops what a client still sends, within bounds. Answered earlier, the connection would be reset under the
+/// answer, and most clients would report that instead of it.
+async fn drain(body: Body) {
+    let reading = async {
+        let mut chunks = body.into_data_stream();
+        let mut left = DRAIN_BYTES_MAX;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever is slower than this gets the reset.
+    drop(tokio::time::timeout(DRAIN_MAX, reading).await);
 }
 
 /// Refuses what is too large, with both sizes.

@@ -133,10 +133,6 @@ impl Shared {
         i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
     }
 
-    fn is_preferred(&self, p: PartitionId) -> bool {
-        self.membership.preferred(p) == self.config.id
-    }
-
     /// Another coordinator to which this partition should go.
     fn check_preferred(&self, p: PartitionId) -> Option<String> {
         self.membership.handover(p)

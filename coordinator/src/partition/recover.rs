@@ -96,8 +96,9 @@ async fn contend(
     let began = Instant::now();
     loop {
         let held = store.watch().await.map_err(broken)?;
-        // Where another coordinator is preferred it gets a head start.
-        let patience = if shared.is_preferred(p) { Duration::ZERO } else { ttl };
+        // Where another coordinator is preferred it gets a head start; a silent owner is not counted any more.
+        let owner = held.fence.as_ref().filter(|f| !f.released).map_or("", |f| f.owner.as_str());
+        let patience = if shared.membership.is_next(p, owner) { Duration::ZERO } else { ttl / 2 };
         let free = match &held.fence {
             None => began.elapsed() >= patience,
             Some(f) if memory.nonce.as_deref() == Some(&f.nonce) => true,

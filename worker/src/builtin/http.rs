@@ -6,6 +6,7 @@
 
 mod body;
 mod output;
+mod span;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use self::output::Received;
+use self::span::CallSpan;
 use crate::{Context, Failure};
 
 /// Time for a call when its task has no deadline.
@@ -187,8 +189,9 @@ async fn send(ctx: &Context, mut prepared: Prepared, redirect: bool) -> Result<R
 }
 
 async fn send_once(ctx: &Context, prepared: &Prepared) -> Result<Response, Failure> {
+    let span = CallSpan::begin(ctx);
     let mut request = ctx
-        .http()
+        .http_under(span.as_ref().map(CallSpan::context))
         .request_to(prepared.method.clone(), prepared.url.clone());
     for (name, value) in &prepared.headers {
         request = request.header(name, value);
@@ -210,7 +213,12 @@ async fn send_once(ctx: &Context, prepared: &Prepared) -> Result<Response, Failu
         request = request.body(body.bytes.clone());
     }
     let name = || format!("{} {}", prepared.method, shown(prepared.url.as_str()));
-    request.send().await.map_err(|e| failed(&name(), e))
+    let result = request.send().await.map_err(|e| failed(&name(), e));
+    if let Some(span) = span {
+        let status = result.as_ref().map(|r| r.status().as_u16());
+        span.end(ctx.tracer(), &prepared.method, &prepared.url, status);
+    }
+    result
 }
 
 fn next_hop(from: &Url, response: &Response) -> Option<Url> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_common::{
@@ -88,6 +89,8 @@ pub(crate) struct World {
     pub(crate) order: Order,
     pub(crate) split: Split,
     pub(crate) random: Random,
+    /// Time spent in the engine: folding and encoding.
+    pub(crate) engine_time: Duration,
     sequence: u64,
 }
 
@@ -162,6 +165,7 @@ impl World {
             order: Order::First,
             split: Split::Reload,
             random: Random(1),
+            engine_time: Duration::ZERO,
             sequence: 0,
         }
     }
@@ -245,7 +249,9 @@ impl World {
     pub(crate) fn fold(&mut self, record: Record) -> Transition {
         let instance = record.instance.clone().unwrap();
         let stored = self.instances.entry(instance.clone()).or_default();
+        let begin = Instant::now();
         let transition = apply(&self.library, &mut stored.live, &record);
+        self.engine_time += begin.elapsed();
         self.history.push(record);
         let write = match self.split {
             Split::Every | Split::Reload => true,
@@ -254,7 +260,10 @@ impl World {
         let reload =
             self.split == Split::Reload || (self.split == Split::Random && self.random.below(3) == 0);
         if write || reload {
-            stored.flush();
+            let begin = Instant::now();
+            let writes = stored.live.as_mut().map(Instance::take_writes);
+            self.engine_time += begin.elapsed();
+            writes.into_iter().for_each(|w| stored.take(w));
         }
         if reload && stored.live.is_some() {
             stored.live = Some(Instance::load(instance.clone(), stored.fields.clone()).unwrap());
@@ -286,8 +295,10 @@ impl World {
                     }
                 }
                 self.outbox.insert((instance.clone(), step.frame), step.clone());
-                self.queue
-                    .retain(|(key, q)| key != instance || q.step != step.step);
+                if step.generation > 0 {
+                    self.queue
+                        .retain(|(key, q)| key != instance || q.step != step.step);
+                }
                 self.queue.push((instance.clone(), step.clone()));
                 self.dispatched.push(step);
             }
