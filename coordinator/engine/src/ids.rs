@@ -74,8 +74,8 @@ mod tests {
     #[test]
     fn ids_of_deep_children_stay_valid() {
         let mut id = "x".repeat(100);
-        for n in 0..20 {
-            id = Path(n).child_id(&id, 1 + (n as u32) % 2);
+        for n in 0..20_u32 {
+            id = Path(n.into()).child_id(&id, 1 + n % 2);
             assert!(InstanceKey::new("default", &id).is_ok(), "{id}");
         }
         assert_ne!(

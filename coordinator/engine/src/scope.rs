@@ -111,20 +111,22 @@ impl Scope<'_> {
         }
         let mut next = self.frame;
         while let Some(frame) = next.and_then(|id| self.instance.frame(id)) {
-            match (self.plan.node(frame.node).map(|n| &n.action), &frame.body) {
-                (Some(Action::For(node)), Body::For(state)) if node.each == name => {
+            let action = self.plan.node(frame.node).map(|n| &n.action);
+            if let (Some(Action::For(node)), Body::For(state)) = (action, &frame.body) {
+                if node.each == name {
                     return item(&state.items, state.index);
                 }
-                (Some(Action::For(node)), Body::For(state)) if node.at == name => {
+                if node.at == name {
                     return Some(value::number_i64(state.index.into()));
                 }
-                (Some(Action::Try(node)), Body::Try(state))
-                    if state.phase == Phase::Handler && node.variable == name =>
-                {
-                    return state.error.as_ref().map(|e| e.value().clone());
-                }
-                _ => next = frame.parent,
             }
+            if let (Some(Action::Try(node)), Body::Try(state)) = (action, &frame.body)
+                && state.phase == Phase::Handler
+                && node.variable == name
+            {
+                return state.error.as_ref().map(|e| e.value().clone());
+            }
+            next = frame.parent;
         }
         None
     }

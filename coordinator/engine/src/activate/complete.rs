@@ -39,7 +39,9 @@ impl Activation<'_> {
         match self.transform(&run, own, &input, &output) {
             Ok((result, context)) => {
                 self.trace(&run, own, Event::new("task.completed"));
-                let then = flow.or(self.node(run.node).then).unwrap_or(Flow::Continue);
+                let then = flow
+                    .or_else(|| self.node(run.node).then)
+                    .unwrap_or(Flow::Continue);
                 self.settle_or_leave(run, own, result, context, then)
             }
             Err(problem) => self.fail_task(&run, own, problem),

@@ -419,3 +419,18 @@ fn what_is_not_supported_says_so() {
         Some("`listen` is not supported by this build")
     );
 }
+
+#[test]
+fn tasks_run_in_the_order_of_the_flow() {
+    let body = "
+do:
+- setRed: {set: {colors: '${ .colors + [ \"red\" ] }'}, then: setGreen}
+- setBlue: {set: {colors: '${ .colors + [ \"blue\" ] }'}, then: end}
+- setGreen: {set: {colors: '${ .colors + [ \"green\" ] }'}, then: setBlue}
+";
+    let mut world = World::with(body);
+    world.start("a", json!(null));
+    world.run();
+    assert_eq!(world.output("a"), json!({"colors": ["red", "green", "blue"]}));
+    assert_eq!(world.started("a"), ["setRed", "setGreen", "setBlue"]);
+}

@@ -1,8 +1,14 @@
 //! The engine as its shell sees it: records in, effects and stored fields out.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+#![allow(clippy::cast_possible_truncation, reason = "small numbers drawn by chance")]
+#![allow(clippy::print_stdout, reason = "measurements are printed")]
+#![allow(clippy::disallowed_types, reason = "time is measured here")]
+
 mod children;
 mod constructs;
 mod decisions;
+mod limits;
 mod operators;
 mod properties;
 mod rules;

@@ -62,38 +62,41 @@ fn inline(n: usize) -> Cost {
     }
 }
 
-fn assert_linear(what: &str, small: &Cost, large: &Cost) {
-    let (bytes, time) = (
-        large.bytes as f64 / small.bytes as f64,
-        large.time.as_secs_f64() / small.time.as_secs_f64(),
-    );
-    println!(
-        "{what}: {} bytes, {:?}; x10: {bytes:.1} bytes, {time:.1} time",
-        large.bytes, large.time
-    );
-    assert!(
-        bytes <= 15.0,
-        "{what}: {bytes} times the bytes for 10 times the work"
-    );
-    assert!(
-        time <= 15.0,
-        "{what}: {time} times the time for 10 times the work"
-    );
+/// Bytes are exact; time is measured on a busy machine, so the best of a few tries counts.
+fn assert_linear(what: &str, run: impl Fn(usize) -> Cost, n: usize) {
+    let mut ratio = f64::MAX;
+    for _ in 0..6 {
+        let (small, large) = (run(n), run(10 * n));
+        let bytes = large.bytes as f64 / small.bytes as f64;
+        assert!(
+            bytes <= 15.0,
+            "{what}: {bytes} times the bytes for 10 times the work"
+        );
+        ratio = ratio.min(large.time.as_secs_f64() / small.time.as_secs_f64());
+        println!(
+            "{what}: {} bytes, {:?}; x10: {bytes:.1} bytes, {ratio:.1} time",
+            large.bytes, large.time
+        );
+        if ratio <= 15.0 {
+            return;
+        }
+    }
+    panic!("{what}: {ratio} times the time for 10 times the work");
 }
 
 #[test]
 fn a_fork_of_10_000_costs_ten_times_one_of_1_000() {
-    assert_linear("fork", &fork(1000), &fork(10_000));
+    assert_linear("fork", fork, 1000);
 }
 
 #[test]
 fn a_for_of_10_000_costs_ten_times_one_of_1_000() {
-    assert_linear("for", &loops(1000), &loops(10_000));
+    assert_linear("for", loops, 1000);
 }
 
 #[test]
 fn an_inline_for_of_100_000_costs_ten_times_one_of_10_000() {
-    assert_linear("inline for", &inline(10_000), &inline(100_000));
+    assert_linear("inline for", inline, 10_000);
 }
 
 /// `cargo test --release -p millrace-engine --test engine speed -- --ignored --nocapture`

@@ -1,0 +1,362 @@
+//! From fields to an instance.
+
+use std::collections::BTreeMap;
+
+use millrace_common::{InstanceKey, Problem, RawJson};
+use serde::Deserialize;
+
+use super::row::{
+    BodyRow, CursorRow, FixedRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow, TimerRow,
+};
+use super::{LoadError, VERSION};
+use crate::data::Data;
+use crate::frame::{
+    self, Body, ChildState, Cursor, ForLoop, ForkState, Frame, FrameId, HeldStep, Parts, Phase, ROOT_FRAME,
+    StepState, Timer, TryState,
+};
+use crate::ids::Path;
+use crate::state::{Changes, Ended, Header, Identity, Instance, Quarantine};
+
+#[derive(Default)]
+struct FrameFields {
+    state: Option<FrameRow>,
+    fixed: FixedRow,
+    data: Option<RawJson>,
+    context: Option<RawJson>,
+    stored: [usize; frame::Part::ALL.len()],
+}
+
+/// All fields, decoded but not yet put together.
+#[derive(Default)]
+struct Fields {
+    identity: Option<IdentityRow>,
+    header: Option<HeaderRow>,
+    input: Option<Data>,
+    context: Option<Data>,
+    output: Option<Data>,
+    error: Option<Problem>,
+    frames: BTreeMap<FrameId, FrameFields>,
+}
+
+/// See [`Instance::load`].
+pub(crate) fn load<K, V>(
+    key: InstanceKey,
+    fields: impl IntoIterator<Item = (K, V)>,
+) -> Result<Instance, LoadError>
+where
+    K: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
+    let mut found = Fields::default();
+    for (name, bytes) in fields {
+        let name = String::from_utf8_lossy(name.as_ref());
+        found.read(&name, bytes.as_ref())?;
+    }
+    found.build(key)
+}
+
+/// Decodes the header alone.
+pub(crate) fn header(bytes: &[u8]) -> Result<HeaderRow, LoadError> {
+    decode("h", bytes)
+}
+
+/// Decodes the identity alone.
+pub(crate) fn identity(bytes: &[u8]) -> Result<IdentityRow, LoadError> {
+    decode("i", bytes)
+}
+
+pub(crate) fn decode<'a, T: Deserialize<'a>>(field: &str, bytes: &'a [u8]) -> Result<T, LoadError> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    serde_json::from_slice(bytes).map_err(|e| match serde_json::from_slice::<Version>(bytes) {
+        Ok(Version { v }) if v > VERSION => LoadError::Version {
+            field: field.to_owned(),
+            found: v,
+        },
+        Ok(Version { .. }) | Err(_) => bad(field, e),
+    })
+}
+
+fn payload(field: &str, bytes: &[u8]) -> Result<Data, LoadError> {
+    let raw = RawJson::parse(bytes).map_err(|e| bad(field, e))?;
+    data(field, raw)
+}
+
+fn data(field: &str, raw: RawJson) -> Result<Data, LoadError> {
+    Data::parse(raw).map_err(|e| bad(field, e))
+}
+
+fn bad(field: &str, reason: impl std::fmt::Display) -> LoadError {
+    LoadError::Field {
+        field: field.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+impl Fields {
+    fn read(&mut self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        match name {
+            "i" => self.identity = Some(identity(bytes)?),
+            "h" => self.header = Some(header(bytes)?),
+            "in" => self.input = Some(payload(name, bytes)?),
+            "c" => self.context = Some(payload(name, bytes)?),
+            "out" => self.output = Some(payload(name, bytes)?),
+            "err" => self.error = Some(decode(name, bytes)?),
+            _ => self.read_frame(name, bytes)?,
+        }
+        Ok(())
+    }
+
+    fn read_frame(&mut self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        let found = frame::Part::ALL.into_iter().find_map(|part| {
+            let id = name.strip_prefix(part.letter())?.parse::<FrameId>().ok()?;
+            Some((part, id))
+        });
+        let Some((part, id)) = found else {
+            return Err(bad(name, "no such field"));
+        };
+        let frame = self.frames.entry(id).or_default();
+        let raw = || RawJson::parse(bytes).map_err(|e| bad(name, e));
+        match part {
+            frame::Part::State => frame.state = Some(decode(name, bytes)?),
+            frame::Part::Fixed => frame.fixed = decode(name, bytes)?,
+            frame::Part::Data => frame.data = Some(raw()?),
+            frame::Part::Context => frame.context = Some(raw()?),
+        }
+        frame.stored[part as usize] = bytes.len();
+        Ok(())
+    }
+
+    fn build(self, key: InstanceKey) -> Result<Instance, LoadError> {
+        let identity = self.identity.ok_or(LoadError::Missing("i"))?;
+        let row = self.header.ok_or(LoadError::Missing("h"))?;
+        let identity = Identity {
+            definition: identity.definition,
+            labels: identity.labels,
+            parent: identity.parent,
+            traceparent: identity.traceparent,
+            created_ms: identity.created_ms,
+        };
+        let mut instance = Instance::new(key, identity, self.input.ok_or(LoadError::Missing("in"))?);
+        instance.changes = Changes::default();
+        instance.header = read_header(row);
+        instance.changes.stored = [
+            true,
+            true,
+            true,
+            self.context.is_some(),
+            self.output.is_some(),
+            self.error.is_some(),
+        ];
+        instance.context = self.context.unwrap_or_else(Data::empty_object);
+        (instance.output, instance.error) = (self.output, self.error);
+        for (id, fields) in self.frames {
+            add_frame(&mut instance, id, fields)?;
+        }
+        Ok(instance)
+    }
+}
+
+fn read_header(row: HeaderRow) -> Header {
+    Header {
+        started_ms: row.started_ms,
+        ended: row.ended_ms.map(|at_ms| Ended {
+            status: row.status,
+            at_ms,
+        }),
+        suspended: row.suspended,
+        quarantine: row
+            .quarantine
+            .map(|(reason, since_ms)| Quarantine { reason, since_ms }),
+        next_frame: row.next_frame,
+        next_timer: row.next_timer,
+        traced: row.traced,
+        ordinal: row.ordinal,
+        continuation: row.continuation,
+        continuing: row.continuing,
+        ready: row.ready,
+    }
+}
+
+/// Frames come in ascending order, so the parent, from which data is inherited, is there already.
+fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Result<(), LoadError> {
+    let name = format!("f{id}");
+    let row = fields.state.ok_or_else(|| bad(&name, "missing"))?;
+    let parent = match row.parent {
+        None if id == ROOT_FRAME => None,
+        None => return Err(bad(&name, "has no parent")),
+        Some(p) => Some(
+            instance
+                .frames
+                .get_mut(&p)
+                .ok_or_else(|| bad(&name, format!("parent {p} is missing")))?,
+        ),
+    };
+    let raw = match parent {
+        Some(parent) => {
+            parent.children.push(id);
+            parent.data().clone()
+        }
+        None => instance.input.clone(),
+    };
+    let own = |raw: Option<RawJson>| raw.map(|r| data(&name, r)).transpose();
+    let input = own(row.input.or(fields.fixed.input))?.unwrap_or_else(|| raw.clone());
+    let arguments = |inline: Option<RawJson>| {
+        Ok(own(inline.or(fields.fixed.arguments))?.unwrap_or_else(|| input.clone()))
+    };
+    let body = read_body(&name, row.body, &raw, &input, fields.data, arguments)?;
+    let frame = Frame {
+        node: row.node,
+        pointer: row.pointer,
+        parent: row.parent,
+        branch: row.branch,
+        path: Path(row.path),
+        ordinal: row.ordinal,
+        started_ms: row.started_ms,
+        attempt: row.attempt,
+        peak: row.peak.unwrap_or(row.attempt),
+        context: own(fields.context)?,
+        timeout: row.timeout.map(read_timer),
+        kept: row.kept,
+        children: Vec::new(),
+        dirty: Parts::default(),
+        stored: fields.stored,
+        raw,
+        input,
+        body,
+    };
+    instance.changes.frame_bytes += frame.stored.iter().sum::<usize>();
+    instance.count(frame.open(), true);
+    instance.frames.insert(id, frame);
+    Ok(())
+}
+
+fn read_body(
+    name: &str,
+    row: BodyRow,
+    raw: &Data,
+    input: &Data,
+    large: Option<RawJson>,
+    arguments: impl FnOnce(Option<RawJson>) -> Result<Data, LoadError>,
+) -> Result<Body, LoadError> {
+    let cursor = |row: CursorRow| -> Result<Cursor, LoadError> {
+        let own = row.data.or(large).map(|r| data(name, r)).transpose()?;
+        Ok(Cursor {
+            index: row.index,
+            ordinal: row.ordinal,
+            data: own.unwrap_or_else(|| input.clone()),
+        })
+    };
+    Ok(match row {
+        BodyRow::List(row) => Body::List(cursor(row)?),
+        BodyRow::For {
+            cursor: row,
+            index,
+            entered,
+        } => Body::For(ForLoop {
+            cursor: cursor(row)?,
+            items: arguments(None)?,
+            index,
+            entered,
+        }),
+        BodyRow::Fork {
+            next,
+            again,
+            done,
+            failed,
+        } => Body::Fork(ForkState {
+            next,
+            again,
+            done,
+            failed,
+        }),
+        BodyRow::Try {
+            phase,
+            cursor: row,
+            retries,
+            since_ms,
+            error,
+            attempt_ms,
+            attempt_timer,
+            delay,
+        } => Body::Try(TryState {
+            phase: match phase {
+                PhaseRow::Body => Phase::Body,
+                PhaseRow::Delay => Phase::Delay,
+                PhaseRow::Handler => Phase::Handler,
+            },
+            cursor: cursor(row)?,
+            retries,
+            since_ms,
+            error: error.map(|e| data(name, e)).transpose()?,
+            attempt_ms,
+            attempt_timer: attempt_timer.map(read_timer),
+            delay: delay.map(read_timer),
+        }),
+        BodyRow::Inline { arguments: inline } => Body::Inline(arguments(inline)?),
+        BodyRow::Step(row) => Body::Step(read_step(name, row, arguments)?),
+        BodyRow::Wait(timer) => Body::Wait(read_timer(timer)),
+        BodyRow::Child {
+            child,
+            version,
+            arguments: inline,
+            held,
+        } => Body::Child(ChildState {
+            child,
+            version,
+            arguments: arguments(inline)?,
+            held: match held {
+                Some(HeldRow::Output(raw)) => Some(Ok(data(name, raw)?)),
+                Some(HeldRow::Error(problem)) => Some(Err(problem)),
+                Some(HeldRow::Lost) | None => None,
+            },
+        }),
+        BodyRow::Done { output } => Body::Done(
+            output
+                .map(|o| data(name, o))
+                .transpose()?
+                .unwrap_or_else(|| raw.clone()),
+        ),
+        BodyRow::Failed(problem) => Body::Failed(problem),
+    })
+}
+
+fn read_step(
+    name: &str,
+    row: StepRow,
+    arguments: impl FnOnce(Option<RawJson>) -> Result<Data, LoadError>,
+) -> Result<StepState, LoadError> {
+    Ok(StepState {
+        function: row.function,
+        arguments: arguments(row.arguments)?,
+        generation: row.generation,
+        deadline_ms: row.deadline_ms,
+        worker: row.worker,
+        delivery: row.delivery,
+        duration_ms: row.duration_ms,
+        progress: row.progress,
+        held: match row.held {
+            Some(HeldRow::Output(raw)) => Some(HeldStep::Output(data(name, raw)?)),
+            Some(HeldRow::Error(problem)) => Some(HeldStep::Error(problem)),
+            Some(HeldRow::Lost) => Some(HeldStep::Lost),
+            None => None,
+        },
+    })
+}
+
+fn read_timer(row: TimerRow) -> Timer {
+    match row {
+        TimerRow::Armed(number, due_ms) => Timer {
+            number,
+            due_ms,
+            fired: false,
+        },
+        TimerRow::Fired(number, due_ms, fired) => Timer {
+            number,
+            due_ms,
+            fired,
+        },
+    }
+}

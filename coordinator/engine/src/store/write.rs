@@ -1,0 +1,288 @@
+//! From an instance to what changed of its fields.
+
+use bytes::Bytes;
+use millrace_common::RawJson;
+use serde::Serialize;
+
+use super::row::{
+    BodyRow, CursorRow, FixedRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow, TimerRow,
+};
+use super::{INLINE_BYTES_MAX, VERSION};
+use crate::data::Data;
+use crate::effect::Writes;
+use crate::frame::{self, Body, Cursor, Frame, FrameId, HeldStep, Phase, StepState, Timer, TryState};
+use crate::state::{Change, Changes, Identity, Instance, Part};
+
+pub(crate) fn take_writes(instance: &mut Instance) -> Writes {
+    let mut writes = Writes {
+        set: Vec::with_capacity(4),
+        ..Writes::default()
+    };
+    let parts = std::mem::take(&mut instance.changes.parts);
+    for part in Part::ALL {
+        match parts[part as usize] {
+            Some(Change::Set) => {
+                if let Some(bytes) = encode_part(instance, part) {
+                    instance.changes.stored[part as usize] = true;
+                    writes.set.push((part.field().to_owned(), bytes));
+                }
+            }
+            Some(Change::Delete) if std::mem::take(&mut instance.changes.stored[part as usize]) => {
+                writes.delete.push(part.field().to_owned());
+            }
+            Some(Change::Delete) | None => {}
+        }
+    }
+    let mut frames = std::mem::take(&mut instance.changes.frames);
+    frames.sort_unstable();
+    frames.dedup();
+    for id in frames {
+        if let Some(frame) = instance.frames.get_mut(&id) {
+            write_frame(id, frame, &mut writes, &mut instance.changes.frame_bytes);
+        }
+    }
+    writes.delete.append(&mut instance.changes.deleted);
+    writes.trace = std::mem::take(&mut instance.changes.trace);
+    writes.trace_delete = std::mem::take(&mut instance.changes.trace_deleted);
+    writes
+}
+
+/// Notes the fields of a frame that is gone.
+pub(crate) fn delete(changes: &mut Changes, id: FrameId, frame: &Frame) {
+    for part in frame::Part::ALL {
+        if frame.stored[part as usize] > 0 {
+            changes.deleted.push(format!("{}{id}", part.letter()));
+        }
+    }
+    changes.frame_bytes = changes.frame_bytes.saturating_sub(frame.stored.iter().sum());
+}
+
+fn encode_part(instance: &Instance, part: Part) -> Option<Bytes> {
+    match part {
+        Part::Identity => Some(json(&identity_row(&instance.identity))),
+        Part::Header => Some(json(&header_row(instance))),
+        Part::Input => Some(text(instance.input.raw())),
+        Part::Context => Some(text(instance.context.raw())),
+        Part::Output => instance.output.as_ref().map(|o| text(o.raw())),
+        Part::Error => instance.error.as_ref().map(json),
+    }
+}
+
+fn write_frame(id: FrameId, frame: &mut Frame, writes: &mut Writes, total: &mut usize) {
+    let dirty = std::mem::take(&mut frame.dirty);
+    for part in frame::Part::ALL {
+        if !dirty.has(part) {
+            continue;
+        }
+        let bytes = encode_frame(frame, part);
+        let (before, now) = (frame.stored[part as usize], bytes.as_ref().map_or(0, Bytes::len));
+        frame.stored[part as usize] = now;
+        *total = total.saturating_sub(before) + now;
+        match bytes {
+            Some(bytes) => writes.set.push((format!("{}{id}", part.letter()), bytes)),
+            None if before > 0 => writes.delete.push(format!("{}{id}", part.letter())),
+            None => {}
+        }
+    }
+}
+
+fn encode_frame(frame: &Frame, part: frame::Part) -> Option<Bytes> {
+    match part {
+        frame::Part::State => Some(json(&frame_row(frame))),
+        frame::Part::Fixed => fixed_row(frame).map(|row| json(&row)),
+        frame::Part::Data => large_data(frame).map(|d| text(d.raw())),
+        frame::Part::Context => frame.context.as_ref().map(|c| text(c.raw())),
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Bytes {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => bytes.into(),
+        Err(e) => unreachable!("rows have text keys and no failing serialiser: {e}"),
+    }
+}
+
+fn text(raw: &RawJson) -> Bytes {
+    Bytes::copy_from_slice(raw.text().as_bytes())
+}
+
+fn identity_row(identity: &Identity) -> IdentityRow {
+    IdentityRow {
+        v: VERSION,
+        definition: identity.definition.clone(),
+        labels: identity.labels.clone(),
+        parent: identity.parent.clone(),
+        traceparent: identity.traceparent.clone(),
+        created_ms: identity.created_ms,
+    }
+}
+
+pub(crate) fn header_row(instance: &Instance) -> HeaderRow {
+    let h = &instance.header;
+    HeaderRow {
+        v: VERSION,
+        status: instance.status(),
+        started_ms: h.started_ms,
+        ended_ms: h.ended.map(|e| e.at_ms),
+        suspended: h.suspended,
+        quarantine: h.quarantine.as_ref().map(|q| (q.reason.clone(), q.since_ms)),
+        next_frame: h.next_frame,
+        next_timer: h.next_timer,
+        traced: h.traced,
+        ordinal: h.ordinal,
+        continuation: h.continuation,
+        continuing: h.continuing,
+        ready: h.ready.clone(),
+    }
+}
+
+fn timer_row(timer: Timer) -> TimerRow {
+    match timer.fired {
+        false => TimerRow::Armed(timer.number, timer.due_ms),
+        true => TimerRow::Fired(timer.number, timer.due_ms, true),
+    }
+}
+
+/// The input, unless it is inherited.
+fn own_input(frame: &Frame) -> Option<&Data> {
+    (!frame.input.is(&frame.raw)).then_some(&frame.input)
+}
+
+/// Arguments of a call, unless they are its input; the items of a `for`.
+fn own_arguments(frame: &Frame) -> Option<&Data> {
+    match &frame.body {
+        Body::For(f) => Some(&f.items),
+        Body::Inline(arguments) => Some(arguments),
+        Body::Step(step) => Some(&step.arguments),
+        Body::Child(child) => Some(&child.arguments),
+        Body::List(_) | Body::Fork(_) | Body::Try(_) | Body::Wait(_) | Body::Done(_) | Body::Failed(_) => {
+            None
+        }
+    }
+    .filter(|d| !d.is(&frame.input))
+}
+
+fn is_small(data: &Data) -> bool {
+    data.raw().len() <= INLINE_BYTES_MAX
+}
+
+fn small(data: &Data) -> Option<RawJson> {
+    is_small(data).then(|| data.raw().clone())
+}
+
+/// Items are written once however small they are: the frame is written again for every iteration.
+fn fixed_row(frame: &Frame) -> Option<FixedRow> {
+    let apart = |data: &&Data| matches!(frame.body, Body::For(_)) || !is_small(data);
+    let row = FixedRow {
+        input: own_input(frame).filter(|d| !is_small(d)).map(|d| d.raw().clone()),
+        arguments: own_arguments(frame).filter(apart).map(|d| d.raw().clone()),
+    };
+    (row.input.is_some() || row.arguments.is_some()).then_some(row)
+}
+
+fn large_data(frame: &Frame) -> Option<&Data> {
+    frame
+        .cursor()
+        .map(|c| &c.data)
+        .filter(|d| !d.is(&frame.input) && !is_small(d))
+}
+
+pub(crate) fn frame_row(frame: &Frame) -> FrameRow {
+    FrameRow {
+        v: VERSION,
+        node: frame.node,
+        pointer: frame.pointer.clone(),
+        parent: frame.parent,
+        branch: frame.branch,
+        path: frame.path.0,
+        ordinal: frame.ordinal,
+        started_ms: frame.started_ms,
+        attempt: frame.attempt,
+        peak: (frame.peak != frame.attempt).then_some(frame.peak),
+        input: own_input(frame).and_then(small),
+        timeout: frame.timeout.map(timer_row),
+        kept: frame.kept.clone(),
+        body: body_row(frame),
+    }
+}
+
+fn cursor_row(frame: &Frame, cursor: &Cursor) -> CursorRow {
+    let own = (!cursor.data.is(&frame.input)).then_some(&cursor.data);
+    CursorRow {
+        index: cursor.index,
+        ordinal: cursor.ordinal,
+        data: own.and_then(small),
+    }
+}
+
+fn body_row(frame: &Frame) -> BodyRow {
+    let arguments = || own_arguments(frame).and_then(small);
+    match &frame.body {
+        Body::List(cursor) => BodyRow::List(cursor_row(frame, cursor)),
+        Body::For(f) => BodyRow::For {
+            cursor: cursor_row(frame, &f.cursor),
+            index: f.index,
+            entered: f.entered,
+        },
+        Body::Fork(f) => BodyRow::Fork {
+            next: f.next,
+            again: f.again.clone(),
+            done: f.done,
+            failed: f.failed,
+        },
+        Body::Try(t) => try_row(frame, t),
+        Body::Inline(_) => BodyRow::Inline {
+            arguments: arguments(),
+        },
+        Body::Step(step) => BodyRow::Step(step_row(step, arguments())),
+        Body::Wait(timer) => BodyRow::Wait(timer_row(*timer)),
+        Body::Child(c) => BodyRow::Child {
+            child: c.child.clone(),
+            version: c.version.clone(),
+            arguments: arguments(),
+            held: c.held.as_ref().map(|h| match h {
+                Ok(data) => HeldRow::Output(data.raw().clone()),
+                Err(problem) => HeldRow::Error(problem.clone()),
+            }),
+        },
+        Body::Done(output) => BodyRow::Done {
+            output: (!output.is(&frame.raw)).then(|| output.raw().clone()),
+        },
+        Body::Failed(problem) => BodyRow::Failed(problem.clone()),
+    }
+}
+
+fn try_row(frame: &Frame, t: &TryState) -> BodyRow {
+    BodyRow::Try {
+        phase: match t.phase {
+            Phase::Body => PhaseRow::Body,
+            Phase::Delay => PhaseRow::Delay,
+            Phase::Handler => PhaseRow::Handler,
+        },
+        cursor: cursor_row(frame, &t.cursor),
+        retries: t.retries,
+        since_ms: t.since_ms,
+        error: t.error.as_ref().map(|e| e.raw().clone()),
+        attempt_ms: t.attempt_ms,
+        attempt_timer: t.attempt_timer.map(timer_row),
+        delay: t.delay.map(timer_row),
+    }
+}
+
+fn step_row(step: &StepState, arguments: Option<RawJson>) -> StepRow {
+    StepRow {
+        function: step.function.clone(),
+        arguments,
+        generation: step.generation,
+        deadline_ms: step.deadline_ms,
+        worker: step.worker.clone(),
+        delivery: step.delivery,
+        duration_ms: step.duration_ms,
+        progress: step.progress.clone(),
+        held: step.held.as_ref().map(|h| match h {
+            HeldStep::Output(data) => HeldRow::Output(data.raw().clone()),
+            HeldStep::Error(problem) => HeldRow::Error(problem.clone()),
+            HeldStep::Lost => HeldRow::Lost,
+        }),
+    }
+}
