@@ -28,7 +28,11 @@ async fn a_full_log_refuses_starts_and_finishes_what_it_accepted() -> anyhow::Re
     })
     .await?;
     assert!(matches!(refused.status, 429 | 503), "{}", refused.body);
-    assert!(refused.header("retry-after").is_some(), "no Retry-After: {}", refused.body);
+    assert!(
+        refused.header("retry-after").is_some(),
+        "no Retry-After: {}",
+        refused.body
+    );
     assert!(!accepted.is_empty());
     all_complete(&client, &accepted).await?;
     // Room is made: by the operator here, by trimming in the long run.
@@ -49,15 +53,30 @@ async fn a_full_log_refuses_starts_and_finishes_what_it_accepted() -> anyhow::Re
 async fn redis_at_its_memory_bound_stalls_and_loses_nothing() -> anyhow::Result<()> {
     let stack = Stack::builder().start().await?;
     let client = stack.client();
-    let slow = client.apply(&definition("slow", "  - a: { wait: { seconds: 1 } }\n  - b: { call: 'noop:1.0.0@default' }\n")).await?;
+    let slow = client
+        .apply(&definition(
+            "slow",
+            "  - a: { wait: { seconds: 1 } }\n  - b: { call: 'noop:1.0.0@default' }\n",
+        ))
+        .await?;
     let ids = start_many(&client, &slow, "mem-", 50).await?;
     let mut redis = stack.redis.connection().await?;
     let mut limit = async |bytes: &str| -> anyhow::Result<()> {
-        Ok(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut redis).await?)
+        Ok(redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("maxmemory")
+            .arg(bytes)
+            .query_async::<()>(&mut redis)
+            .await?)
     };
     limit("1").await?;
     eventually("a partition shows that it is stalled", async || {
-        phases(&client).await.ok()?.iter().any(|p| p == "stalled").then_some(())
+        phases(&client)
+            .await
+            .ok()?
+            .iter()
+            .any(|p| p == "stalled")
+            .then_some(())
     })
     .await?;
     let refused = eventually("starts are refused", async || {
@@ -77,7 +96,10 @@ async fn absent_servers_are_waited_for() -> anyhow::Result<()> {
         process.restart()?;
     }
     let client = stack.client();
-    eventually("it is alive", async || (client.get("/healthz").await.ok()?.status == 200).then_some(())).await?;
+    eventually("it is alive", async || {
+        (client.get("/healthz").await.ok()?.status == 200).then_some(())
+    })
+    .await?;
     assert_eq!(client.get("/readyz").await?.status, 503);
     let answer = client.get("/api/v1/instances").await?;
     assert_eq!(answer.status, 503, "{}", answer.body);

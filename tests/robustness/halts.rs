@@ -21,7 +21,10 @@ async fn halted(stack: &Stack, code: &str) -> anyhow::Result<String> {
 
 #[tokio::test]
 async fn an_emptied_redis_halts_instead_of_starting_from_nothing() -> anyhow::Result<()> {
-    let stack = Stack::builder().coordinator_env("MILLRACE_PARTITIONS", "1").start().await?;
+    let stack = Stack::builder()
+        .coordinator_env("MILLRACE_PARTITIONS", "1")
+        .start()
+        .await?;
     let client = stack.client();
     let view = client.run(&noops("before", 2), json!({})).await?;
     assert_eq!(view["status"], "completed");
@@ -29,14 +32,20 @@ async fn an_emptied_redis_halts_instead_of_starting_from_nothing() -> anyhow::Re
     redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await?;
     let problem = halted(&stack, "MR-HALT-REDIS-LOST").await?;
     assert!(problem.contains("lost its data"), "{problem}");
-    eventually("it is not ready", async || (client.get("/readyz").await.ok()?.status == 503).then_some(())).await?;
+    eventually("it is not ready", async || {
+        (client.get("/readyz").await.ok()?.status == 503).then_some(())
+    })
+    .await?;
     assert_eq!(client.get("/healthz").await?.status, 200);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_deleted_log_halts_and_is_never_made_again() -> anyhow::Result<()> {
-    let stack = Stack::builder().coordinator_env("MILLRACE_PARTITIONS", "1").start().await?;
+    let stack = Stack::builder()
+        .coordinator_env("MILLRACE_PARTITIONS", "1")
+        .start()
+        .await?;
     let client = stack.client();
     client.run(&noops("before", 2), json!({})).await?;
     let jetstream = stack.nats.jetstream().await?;
@@ -44,6 +53,9 @@ async fn a_deleted_log_halts_and_is_never_made_again() -> anyhow::Result<()> {
     stack.coordinators[0].kill9();
     stack.coordinators[0].restart()?;
     halted(&stack, "LOG-LOST").await?;
-    assert!(jetstream.get_stream("MR_LOG_0").await.is_err(), "the log was made again");
+    assert!(
+        jetstream.get_stream("MR_LOG_0").await.is_err(),
+        "the log was made again"
+    );
     Ok(())
 }

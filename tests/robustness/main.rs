@@ -19,12 +19,19 @@ fn definition(name: &str, tasks: &str) -> String {
 
 /// `count` calls of `noop` in a row.
 fn noops(name: &str, count: usize) -> String {
-    let tasks: String = (0..count).map(|n| format!("  - s{n}: {{ call: 'noop:1.0.0@default' }}\n")).collect();
+    let tasks: String = (0..count)
+        .map(|n| format!("  - s{n}: {{ call: 'noop:1.0.0@default' }}\n"))
+        .collect();
     definition(name, &tasks)
 }
 
 /// Starts `count` instances side by side and gives their ids.
-async fn start_many(client: &Client, definition: &Value, prefix: &str, count: usize) -> anyhow::Result<Vec<String>> {
+async fn start_many(
+    client: &Client,
+    definition: &Value,
+    prefix: &str,
+    count: usize,
+) -> anyhow::Result<Vec<String>> {
     let mut ids = Vec::with_capacity(count);
     for chunk in (0..count).collect::<Vec<_>>().chunks(50) {
         let starts = chunk.iter().map(|n| {
@@ -53,6 +60,11 @@ async fn all_complete(client: &Client, ids: &[String]) -> anyhow::Result<()> {
 /// Phases of partitions as one coordinator sees them.
 async fn phases(client: &Client) -> anyhow::Result<Vec<String>> {
     let status = client.get("/api/v1/status").await?.expect(200)?.body;
-    let here = status["partitions"]["here"].as_object().context("no partitions")?;
-    Ok(here.values().map(|p| p["phase"].as_str().unwrap_or_default().to_owned()).collect())
+    let here = status["partitions"]["here"]
+        .as_object()
+        .context("no partitions")?;
+    Ok(here
+        .values()
+        .map(|p| p["phase"].as_str().unwrap_or_default().to_owned())
+        .collect())
 }

@@ -31,12 +31,19 @@ async fn a_run_is_one_trace_also_over_a_killed_worker() -> anyhow::Result<()> {
     let id = client.start(&definition, json!({})).await?;
     let view = client
         .until(&id, "a worker runs the slow step", |v| {
-            v["waitingFor"][0]["task"].as_str().is_some_and(|t| t.ends_with("/slow"))
+            v["waitingFor"][0]["task"]
+                .as_str()
+                .is_some_and(|t| t.ends_with("/slow"))
                 && v["waitingFor"][0]["worker"].is_string()
         })
         .await?;
     let worker = view["waitingFor"][0]["worker"].as_str().unwrap_or_default();
-    stack.workers.iter().find(|w| w.name() == worker).expect("one of ours").kill9();
+    stack
+        .workers
+        .iter()
+        .find(|w| w.name() == worker)
+        .expect("one of ours")
+        .kill9();
     let view = client.wait(&id).await?;
     assert_eq!(view["status"], "completed", "{view}");
 
@@ -45,7 +52,8 @@ async fn a_run_is_one_trace_also_over_a_killed_worker() -> anyhow::Result<()> {
     };
     let spans = eventually("all spans arrived", async || {
         let spans = stub.spans();
-        let complete = named(&spans, "run.end traced").len() == 1 && named(&spans, "step ask").len() == 1
+        let complete = named(&spans, "run.end traced").len() == 1
+            && named(&spans, "step ask").len() == 1
             && spans.iter().filter(|s| s.name == "process work.default").count() >= 4;
         complete.then_some(spans)
     })
@@ -57,10 +65,19 @@ async fn a_run_is_one_trace_also_over_a_killed_worker() -> anyhow::Result<()> {
     for step in of_run.iter().filter(|s| s.name.starts_with("step ")) {
         assert_eq!(step.parent, start.id, "{step:?}");
         let under: Vec<_> = of_run.iter().filter(|s| s.parent == step.id).collect();
-        assert!(under.iter().any(|s| s.name == "process work.default"), "{step:?} has no worker's span: {under:?}");
+        assert!(
+            under.iter().any(|s| s.name == "process work.default"),
+            "{step:?} has no worker's span: {under:?}"
+        );
     }
     let ask = named(&of_run, "step ask").pop().expect("the call");
-    let worker = of_run.iter().find(|s| s.parent == ask.id).expect("the worker's span");
-    assert!(of_run.iter().any(|s| s.parent == worker.id), "no span of the HTTP call under {worker:?}: {of_run:?}");
+    let worker = of_run
+        .iter()
+        .find(|s| s.parent == ask.id)
+        .expect("the worker's span");
+    assert!(
+        of_run.iter().any(|s| s.parent == worker.id),
+        "no span of the HTTP call under {worker:?}: {of_run:?}"
+    );
     Ok(())
 }

@@ -1,0 +1,278 @@
+//! Runs the official conformance kit: its feature files are not part of this repository. They are looked for in
+//! `$MILLRACE_SHARED/spec/ctk/features`, else in `../shared/spec/ctk/features` beside the repository.
+//!
+//! Two scenarios of the kit have the same definition name and version with different content, so every scenario gets a
+//! name of its own; nothing else of the text is touched.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use futures_util::{StreamExt, stream};
+use millrace_tests::{Client, yaml};
+use serde_json::{Value, json};
+
+use crate::gherkin::{Scenario, Step, scenarios};
+use crate::world;
+
+/// Call types that this release does not run yet; a definition with one is refused when it is applied, and that is what
+/// the scenario then must show.
+const NOT_YET: [&str; 1] = ["call: openapi"];
+
+/// What came of a scenario.
+enum Outcome {
+    Passed,
+    NotSupportedYet,
+    Failed(anyhow::Error),
+}
+
+#[tokio::test]
+async fn the_official_kit_passes() -> anyhow::Result<()> {
+    let Some(dir) = features() else {
+        println!(
+            "skipped: the conformance kit is not here (set MILLRACE_SHARED to the directory that holds spec/ctk)"
+        );
+        return Ok(());
+    };
+    let mut files: Vec<_> = std::fs::read_dir(&dir)?.collect::<Result<Vec<_>, _>>()?;
+    files.sort_by_key(std::fs::DirEntry::path);
+    let mut all = Vec::new();
+    for file in files {
+        all.extend(scenarios(&std::fs::read_to_string(file.path())?));
+    }
+    ensure!(
+        all.len() >= 21,
+        "{} scenarios found, expected at least 21",
+        all.len()
+    );
+    let world = world().await?;
+    let client = &world.stack.client();
+    let outcomes: Vec<_> = stream::iter(all.iter().enumerate())
+        .map(|(number, scenario)| async move { (scenario, run(client, number, scenario).await) })
+        .buffered(4)
+        .collect()
+        .await;
+    report(&outcomes)
+}
+
+fn report(outcomes: &[(&Scenario, Outcome)]) -> anyhow::Result<()> {
+    let (mut passed, mut later, mut failures) = (0, 0, String::new());
+    for (scenario, outcome) in outcomes {
+        let name = format!("{} / {}", scenario.feature, scenario.name);
+        match outcome {
+            Outcome::Passed => passed += 1,
+            Outcome::NotSupportedYet => {
+                later += 1;
+                println!("not supported yet: {name}");
+            }
+            Outcome::Failed(error) => failures += &format!("\n{name}: {error:#}"),
+        }
+    }
+    println!(
+        "conformance kit: {passed} of {} scenarios pass, {later} not supported yet",
+        outcomes.len()
+    );
+    ensure!(failures.is_empty(), "scenarios failed:{failures}");
+    Ok(())
+}
+
+fn features() -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let given = std::env::var_os("MILLRACE_SHARED").map(PathBuf::from);
+    let dir = given.unwrap_or_else(|| beside.into()).join("spec/ctk/features");
+    dir.is_dir().then_some(dir)
+}
+
+async fn run(client: &Client, number: usize, scenario: &Scenario) -> Outcome {
+    let definition = scenario
+        .steps
+        .first()
+        .and_then(|s| s.document.as_deref())
+        .unwrap_or_default();
+    if let Some(call) = NOT_YET.iter().find(|call| definition.contains(**call)) {
+        return not_yet(client, definition, call).await;
+    }
+    match play(client, number, scenario).await {
+        Ok(()) => Outcome::Passed,
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+/// A call type of a later release must be refused by name, not run half.
+async fn not_yet(client: &Client, definition: &str, call: &str) -> Outcome {
+    match client.try_apply(definition).await {
+        Ok(answer) if answer.status == 422 && answer.body.to_string().contains("not supported") => {
+            Outcome::NotSupportedYet
+        }
+        Ok(answer) => Outcome::Failed(anyhow::anyhow!(
+            "`{call}` must be refused as not supported, got {}: {}",
+            answer.status,
+            answer.body
+        )),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+#[derive(Default)]
+struct Play {
+    definition: String,
+    input: Value,
+    instance: Value,
+    /// Names of tasks in the order in which they started.
+    trace: Vec<String>,
+}
+
+async fn play(client: &Client, number: usize, scenario: &Scenario) -> anyhow::Result<()> {
+    let mut play = Play {
+        input: json!({}),
+        ..Play::default()
+    };
+    for step in &scenario.steps {
+        play.step(client, number, step)
+            .await
+            .with_context(|| format!("step `{}`", step.text))?;
+    }
+    Ok(())
+}
+
+impl Play {
+    async fn step(&mut self, client: &Client, number: usize, step: &Step) -> anyhow::Result<()> {
+        let document = || step.document.as_deref().context("a doc-string is needed");
+        let words: Vec<&str> = step.text.split_whitespace().collect();
+        match words.as_slice() {
+            ["a", "workflow", "with", "definition:"] => self.definition = renamed(document()?, number)?,
+            ["given", "the", "workflow", "input", "is:"] => self.input = yaml::read(document()?)?,
+            ["the", "workflow", "is", "executed"] => self.execute(client).await?,
+            ["the", "workflow", "should", "complete"] => self.has_status("completed")?,
+            ["the", "workflow", "should", "complete", "with", "output:"] => {
+                self.has_status("completed")?;
+                equal(&self.instance["output"], &yaml::read(document()?)?)?;
+            }
+            ["the", "workflow", "should", "fault"] => self.has_status("faulted")?,
+            ["the", "workflow", "should", "fault", "with", "error:"] => {
+                self.has_status("faulted")?;
+                let (error, expected) = (&self.instance["error"], yaml::read(document()?)?);
+                ensure!(
+                    yaml::holds(error, &expected),
+                    "expected error {expected}, got {error}"
+                );
+            }
+            [
+                "the",
+                "workflow",
+                "output",
+                "should",
+                "have",
+                "properties",
+                names @ ..,
+            ] => {
+                for name in names {
+                    self.property(name.trim_matches(['\'', ',']))?;
+                }
+            }
+            [
+                "the",
+                "workflow",
+                "output",
+                "should",
+                "have",
+                "a",
+                name,
+                "property",
+                "with",
+                "value:",
+            ] => {
+                equal(self.property(name.trim_matches('\''))?, &yaml::read(document()?)?)?;
+            }
+            [
+                "the",
+                "workflow",
+                "output",
+                "should",
+                "have",
+                "a",
+                name,
+                "property",
+                "containing",
+                count,
+                "items",
+            ] => {
+                let found = self.property(name.trim_matches('\''))?;
+                let items = found.as_array().map(Vec::len);
+                ensure!(
+                    items == Some(count.parse()?),
+                    "expected {count} items, got {found}"
+                );
+            }
+            [task, "should", "run", "first"] => ensure!(self.place(task)? == 0, "trace {:?}", self.trace),
+            [task, "should", "run", "last"] => {
+                ensure!(
+                    self.place(task)? + 1 == self.trace.len(),
+                    "trace {:?}",
+                    self.trace
+                );
+            }
+            [task, "should", "run", "after", other] => {
+                ensure!(self.place(task)? > self.place(other)?, "trace {:?}", self.trace);
+            }
+            [task, "should", "run", "before", other] => {
+                ensure!(self.place(task)? < self.place(other)?, "trace {:?}", self.trace);
+            }
+            _ => bail!("unknown step"),
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.instance = client.run(&self.definition, self.input.take()).await?;
+        let id = self.instance["id"].as_str().context("an id")?;
+        self.trace = task_starts(&client.history(id).await?);
+        Ok(())
+    }
+
+    fn has_status(&self, status: &str) -> anyhow::Result<()> {
+        let found = &self.instance["status"];
+        ensure!(
+            found == status,
+            "expected {status}, got {found}: {}",
+            self.instance["error"]
+        );
+        Ok(())
+    }
+
+    /// Follows a dotted path in the output.
+    fn property(&self, path: &str) -> anyhow::Result<&Value> {
+        let output = &self.instance["output"];
+        let found = path.split('.').try_fold(output, |value, key| value.get(key));
+        found.with_context(|| format!("no `{path}` in {output}"))
+    }
+
+    fn place(&self, task: &str) -> anyhow::Result<usize> {
+        let place = self.trace.iter().position(|name| name == task);
+        place.with_context(|| format!("{task} did not run: {:?}", self.trace))
+    }
+}
+
+/// Names of the tasks that started, in that order: every entry about a task carries its name and the number of its start.
+pub(crate) fn task_starts(history: &[Value]) -> Vec<String> {
+    let mut starts: Vec<(u64, &str)> = history
+        .iter()
+        .filter_map(|entry| Some((entry["start"].as_u64()?, entry["name"].as_str()?)))
+        .collect();
+    starts.sort_unstable();
+    starts.dedup();
+    starts.into_iter().map(|(_, name)| name.to_owned()).collect()
+}
+
+fn equal(found: &Value, expected: &Value) -> anyhow::Result<()> {
+    ensure!(yaml::same(found, expected), "expected {expected}, got {found}");
+    Ok(())
+}
+
+/// With a name that no other scenario has.
+fn renamed(definition: &str, number: usize) -> anyhow::Result<String> {
+    let name = yaml::read(definition)?["document"]["name"]
+        .as_str()
+        .context("a name")?
+        .to_owned();
+    Ok(definition.replacen(&format!("name: {name}"), &format!("name: kit{number}-{name}"), 1))
+}

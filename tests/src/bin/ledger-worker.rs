@@ -1,0 +1,3 @@
+fn main() {
+    millrace_tests::run_leash_if_asked();
+}

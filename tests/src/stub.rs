@@ -1,0 +1,221 @@
+//! The outside world of a test: the services that workflows call, and a receiver of traces. One HTTP server on loopback;
+//! workers reach it through `MILLRACE_HTTP_REDIRECTS`.
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/v2/pet/…`, `/v2/swagger.json`, `/basic-auth/{user}/{password}` | what the conformance kit's scenarios call |
+//! | `/own/item/{id}` | `{"id": id}` |
+//! | `/own/echo…` | method, path, query, headers and body of the request |
+//! | `/own/status/{code}` | that status, with a JSON body |
+//! | `/own/flaky/{key}/{n}` | 503 for the first `n` calls with this key, then 200 and the number of the call |
+//! | `/own/slow/{ms}` | answers late |
+//! | `/own/redirect` | 302 to `/own/item/7` |
+//! | `/own/text` | plain text |
+//! | `/own/count/{key}` | how often `key` was called |
+//! | `/v1/traces` | takes spans (OTLP, protobuf) |
+
+use std::collections::HashMap;
+use std::future::IntoFuture;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use serde_json::{Map, Value, json};
+
+use crate::traces::{self, Span};
+
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// See the module. Ends when dropped.
+#[derive(Debug)]
+pub struct Stub {
+    address: SocketAddr,
+    seen: Seen,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Seen(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    calls: HashMap<String, u64>,
+    spans: Vec<Span>,
+}
+
+impl Stub {
+    /// Serves on a free port, on a thread of its own: tests that share it have a runtime each.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn start() -> anyhow::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let seen = Seen::default();
+        let app = Router::new().fallback(answer).with_state(seen.clone());
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::spawn(move || runtime.block_on(serve(listener, app, stopped)));
+        Ok(Self {
+            address,
+            seen,
+            stop: Some(stop),
+        })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Value of `MILLRACE_HTTP_REDIRECTS` that sends all hosts of tests here.
+    pub fn redirects(&self) -> String {
+        let hosts = ["petstore.swagger.io", "httpbin.org", "stub.test"];
+        hosts.map(|host| format!("{host}={}", self.url())).join(",")
+    }
+
+    /// How often `key` was called.
+    pub fn calls(&self, key: &str) -> u64 {
+        self.seen.inner().calls.get(key).copied().unwrap_or(0)
+    }
+
+    /// Spans taken so far.
+    pub fn spans(&self) -> Vec<Span> {
+        self.seen.inner().spans.clone()
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        // The thread may have ended by itself.
+        let _told = self.stop.take().map(|stop| stop.send(()));
+    }
+}
+
+impl Seen {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of this call under `key`, from 1.
+    fn count(&self, key: &str) -> u64 {
+        let mut inner = self.inner();
+        let calls = inner.calls.entry(key.into()).or_default();
+        *calls += 1;
+        *calls
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, app: Router, stopped: tokio::sync::oneshot::Receiver<()>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("the listener does not block");
+    tokio::select! {
+        _ended = axum::serve(listener, app).into_future() => {}
+        _told = stopped => {}
+    }
+}
+
+async fn answer(State(seen): State<Seen>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["v1", "traces"] => take_spans(&seen, body).await,
+        ["v2", rest @ ..] => petstore(rest),
+        ["basic-auth", user, password] => basic(&parts.headers, user, password),
+        ["own", "item", id] => json(200, json!({"id": id})),
+        ["own", "echo", ..] => {
+            let method = parts.method.as_str();
+            echo(
+                method,
+                &path,
+                parts.uri.query().unwrap_or_default(),
+                &parts.headers,
+                body,
+            )
+            .await
+        }
+        ["own", "status", code] => json(code.parse().unwrap_or(500), json!({"code": code})),
+        ["own", "flaky", key, failures] => {
+            let call = seen.count(key);
+            let fails = call <= failures.parse().unwrap_or(0);
+            json(if fails { 503 } else { 200 }, json!({"call": call}))
+        }
+        ["own", "slow", ms] => {
+            tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
+            json(200, json!({"slept": ms}))
+        }
+        ["own", "redirect"] => (StatusCode::FOUND, [(header::LOCATION, "/own/item/7")]).into_response(),
+        ["own", "text"] => "plain text".into_response(),
+        ["own", "count", key] => json(200, json!({"call": seen.count(key)})),
+        _ => json(404, json!({"unknown": path})),
+    }
+}
+
+fn petstore(rest: &[&str]) -> Response {
+    let pet = |id: u64| json!({"id": id, "name": format!("pet {id}"), "status": "available"});
+    match rest {
+        ["pet", "findByStatus"] => json(200, json!([pet(1), pet(2)])),
+        ["pet", id] => match id.parse() {
+            Ok(id) => json(200, pet(id)),
+            Err(_) => json(404, json!({"message": "no such pet"})),
+        },
+        _ => json(404, json!({"message": "not found"})),
+    }
+}
+
+fn basic(headers: &HeaderMap, user: &str, password: &str) -> Response {
+    let expected = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    match given == Some(&format!("Basic {expected}")) {
+        true => json(200, json!({"authenticated": true, "user": user})),
+        false => json(401, json!({"authenticated": false})),
+    }
+}
+
+async fn echo(method: &str, path: &str, query: &str, headers: &HeaderMap, body: Body) -> Response {
+    let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX)
+        .await
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let body = serde_json::from_slice(&bytes).unwrap_or(Value::String(text));
+    let headers: Map<String, Value> = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
+        .collect();
+    json(
+        200,
+        json!({"method": method, "path": path, "query": query, "headers": headers, "body": body}),
+    )
+}
+
+async fn take_spans(seen: &Seen, body: Body) -> Response {
+    let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX)
+        .await
+        .unwrap_or_default();
+    match traces::decode(&bytes) {
+        Some(spans) => {
+            seen.inner().spans.extend(spans);
+            ([(header::CONTENT_TYPE, "application/x-protobuf")], "").into_response()
+        }
+        None => json(400, json!({"message": "not an export of spans"})),
+    }
+}
+
+fn json(status: u16, body: Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    )
+        .into_response()
+}
