@@ -14,6 +14,8 @@ use tracing::debug;
 const EVERY: Duration = Duration::from_secs(1);
 /// A beat that did not move for this long is a coordinator that is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
+/// Partitions are handed only to a coordinator whose beat moved this recently: a dead one would be handed them back.
+const FRESH: Duration = Duration::from_millis(2_500);
 /// A coordinator must have been alive for this long before partitions move to it.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
@@ -66,7 +68,8 @@ impl Membership {
             return None;
         }
         let mut inner = self.lock();
-        let settled = inner.members.get(&preferred).is_some_and(|m| m.first.elapsed() >= SETTLED_AFTER);
+        let fits = |m: &Member| m.first.elapsed() >= SETTLED_AFTER && m.moved.elapsed() < FRESH;
+        let settled = inner.members.get(&preferred).is_some_and(fits);
         let quiet = inner.last_handover.is_none_or(|at| at.elapsed() >= EVERY);
         (settled && quiet).then(|| {
             inner.last_handover = Some(Instant::now());

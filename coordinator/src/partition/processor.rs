@@ -29,6 +29,8 @@ use super::{Shared, Stop, now_ms};
 
 /// NATS may be silent for this long before the owner gives the partition up (H17).
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A partition stays at least this long where it was taken over.
+const HANDOVER_AFTER: Duration = Duration::from_secs(5);
 /// A batch boundary is remembered at most this often (H1).
 const MARK_EVERY: Duration = Duration::from_millis(250);
 
@@ -50,6 +52,8 @@ pub(crate) struct Processor {
     pub(crate) poisonous: HashSet<u64>,
     pub(crate) marked: (u64, Instant),
     pub(crate) committed_at: Instant,
+    /// When the partition was taken over.
+    pub(crate) since: Instant,
     /// Before the barrier effects are kept in the outbox and do not leave.
     pub(crate) suppressed: bool,
 }
@@ -483,6 +487,10 @@ impl Processor {
         self.republish().await?;
         super::audit::run(self).await?;
         self.expire().await?;
+        // Not soon after a take-over: whoever is preferred may be the one that just died.
+        if self.since.elapsed() < HANDOVER_AFTER {
+            return Ok(());
+        }
         self.shared.check_preferred(self.partition).map_or(Ok(()), |to| Err(Stop::Handover(to)))
     }
 

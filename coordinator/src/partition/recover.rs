@@ -62,6 +62,7 @@ pub(crate) async fn acquire(
         poisonous: HashSet::new(),
         marked: (0, Instant::now()),
         committed_at: Instant::now(),
+        since: Instant::now(),
         suppressed: true,
     };
     processor.catch_up(barrier).await?;

@@ -1,10 +1,11 @@
-//! The durable copy of every definition: a JetStream stream keyed by subject. It outlives a lost Redis.
+//! The durable copy of every definition: a JetStream stream keyed by subject, each message the text as it was applied
+//! (no envelope that could push a large one over the broker's bound). It outlives a lost Redis.
 
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use millrace_common::{DefinitionRef, names};
 
@@ -54,9 +55,8 @@ impl Archive {
     }
 
     async fn publish(&self, key: &DefinitionRef, stored: &StoredDefinition) -> Result<(), PublishError> {
-        let payload = serde_json::to_vec(stored).expect("a definition has string keys");
         let message = PublishMessage::build()
-            .payload(payload.into())
+            .payload(stored.source.clone().into())
             .expected_stream(names::DEFINITIONS_STREAM)
             .expected_last_subject_sequence(0);
         let sent = self
@@ -78,7 +78,7 @@ impl Archive {
             .get_last_raw_message_by_subject(&subject)
             .await
         {
-            Ok(message) => read(&subject, &message.payload).map(Some),
+            Ok(message) => read(&message).map(Some),
             Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(e) => Err(nats(e)),
         }
@@ -99,7 +99,7 @@ impl Archive {
                 .await
             {
                 Ok(message) => {
-                    all.push(read(&message.subject, &message.payload)?);
+                    all.push(read(&message)?);
                     next = message.sequence + 1;
                 }
                 Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => break,
@@ -117,9 +117,14 @@ impl Archive {
     }
 }
 
-fn read(subject: &str, payload: &[u8]) -> Result<StoredDefinition, Unavailable> {
-    serde_json::from_slice(payload)
-        .map_err(|e| Unavailable::Nats(format!("{subject} holds no definition: {e}")))
+fn read(message: &StreamMessage) -> Result<StoredDefinition, Unavailable> {
+    let text = std::str::from_utf8(&message.payload);
+    let source = text.map_err(|e| Unavailable::Nats(format!("{} holds no text: {e}", message.subject)))?;
+    let created_ms = message.time.unix_timestamp_nanos() / 1_000_000;
+    Ok(StoredDefinition {
+        source: source.into(),
+        created_ms: i64::try_from(created_ms).unwrap_or(0),
+    })
 }
 
 fn nats(error: impl std::fmt::Display) -> Unavailable {
