@@ -1,0 +1,152 @@
+//! Stacks that the command line starts: real servers and binaries, as `cargo build --workspace --bins` made them.
+
+mod support;
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Dev, HELLO, Scratch, eventually, free_port, is_alive, millrace, ran};
+
+const SOON: Duration = Duration::from_secs(2);
+const PATIENT: Duration = Duration::from_secs(20);
+
+#[test]
+fn run_local_prints_the_output_alone_and_leaves_nothing() {
+    let scratch = Scratch::new("local");
+    let file = scratch.file("hello.yaml", HELLO);
+    let temp = scratch.path().join("tmp");
+    std::fs::create_dir(&temp).unwrap();
+    let (code, stdout, stderr) = ran(millrace().env("TMPDIR", &temp).args(["run", "--local"]).arg(file));
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, "{\"greeting\":\"hello\"}\n"),
+        "{stderr}"
+    );
+    assert_eq!(
+        std::fs::read_dir(temp).unwrap().count(),
+        0,
+        "the temporary directory is empty again"
+    );
+}
+
+#[test]
+fn children_die_with_a_killed_dev() {
+    let mut dev = Dev::start("killed", &["--ephemeral", "--workers", "2"]);
+    let children = dev.children();
+    assert_eq!(
+        children.len(),
+        5,
+        "nats, redis, coordinator, two workers: {children:?}"
+    );
+    dev.kill_hard();
+    eventually("all children are gone", SOON, || {
+        !children.iter().any(|(pid, _)| is_alive(*pid))
+    });
+}
+
+#[test]
+fn a_polite_stop_leaves_nothing_and_data_stays() {
+    let scratch = Scratch::new("kept");
+    let dir = scratch.path().join("data");
+    let dir = dir.to_str().unwrap();
+    let file = scratch.file("hello.yaml", HELLO);
+    let dev = Dev::start("kept-1", &["--dir", dir]);
+    let (code, stdout, stderr) = dev.millrace(&["run", file.to_str().unwrap()]);
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, "{\"greeting\":\"hello\"}\n"),
+        "{stderr}"
+    );
+    let port = free_port().to_string();
+    let (code, _, stderr) = ran(millrace().args(["dev", "--dir", dir, "--port", &port]));
+    assert!(
+        code == 1 && stderr.contains("another stack is running"),
+        "{code} {stderr}"
+    );
+    let children = dev.children();
+    drop(dev);
+    assert!(
+        !children.iter().any(|(pid, _)| is_alive(*pid)),
+        "all children ended before dev did"
+    );
+
+    let again = Dev::start("kept-2", &["--dir", dir]);
+    let (_, stdout, stderr) = again.millrace(&["instance", "list", "--status", "completed", "-o", "json"]);
+    let list: serde_json::Value = serde_json::from_str(&stdout).expect(&stderr);
+    assert_eq!(
+        list["items"].as_array().map(Vec::len),
+        Some(1),
+        "the instance survived the restart: {list}"
+    );
+}
+
+#[test]
+fn dev_starts_a_child_again_that_ended() {
+    let dev = Dev::start("restart", &["--ephemeral"]);
+    let worker = |dev: &Dev| {
+        dev.children()
+            .into_iter()
+            .find(|(_, name)| name.contains("worker"))
+            .map(|(pid, _)| pid)
+    };
+    let first = worker(&dev).unwrap();
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    eventually("another worker runs", PATIENT, || {
+        worker(&dev).is_some_and(|pid| pid != first)
+    });
+    assert!(
+        dev.said().contains("worker-1 ended with signal: 9"),
+        "{}",
+        dev.said()
+    );
+}
+
+#[test]
+fn saved_definitions_are_applied_again() {
+    let scratch = Scratch::new("workflows");
+    scratch.file("hello.yaml", HELLO);
+    let dev = Dev::start(
+        "watching",
+        &["--ephemeral", "--workflows", scratch.path().to_str().unwrap()],
+    );
+    eventually("the definition is applied", PATIENT, || {
+        dev.said().contains("hello 1.0.0")
+    });
+    scratch.file("hello.yaml", &HELLO.replace("hello}", "changed}"));
+    eventually("the conflict is told", PATIENT, || {
+        dev.said().contains("bump document.version")
+    });
+    scratch.file(
+        "hello.yaml",
+        &HELLO.replace("hello}", "changed}").replace("1.0.0}", "1.1.0}"),
+    );
+    eventually("the new version is applied", PATIENT, || {
+        dev.said().contains("hello 1.1.0")
+    });
+    scratch.file("broken.yaml", "do: [\n");
+    eventually("the fault is told", PATIENT, || {
+        dev.said().contains("broken.yaml:2:")
+    });
+    assert_eq!(
+        dev.millrace(&["start", "hello", "--wait"]).1,
+        "{\"greeting\":\"changed\"}\n"
+    );
+}
+
+#[test]
+fn a_missing_server_is_named_with_what_to_install() {
+    let scratch = Scratch::new("missing");
+    let file = scratch.file("hello.yaml", HELLO);
+    let mut command = millrace();
+    command
+        .env("MILLRACE_REDIS_SERVER", "/no/such/redis-server")
+        .args(["run", "--local"])
+        .arg(file);
+    let (code, stdout, stderr) = ran(&mut command);
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(
+        stderr.contains("/no/such/redis-server") && stderr.contains("hint: install redis-server"),
+        "{stderr}"
+    );
+}
