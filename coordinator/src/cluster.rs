@@ -28,7 +28,9 @@ pub enum Error {
         reason: String,
     },
     /// The configuration differs from what the cluster was created with.
-    #[error("{what} is {found} in this cluster but {configured} in the configuration; it is fixed at creation")]
+    #[error(
+        "{what} is {found} in this cluster but {configured} in the configuration; it is fixed at creation"
+    )]
     Differs {
         /// Setting.
         what: &'static str,
@@ -76,20 +78,33 @@ pub async fn open(
     }
     ensure(&jetstream, steps(config)).await?;
     ensure(&jetstream, definitions(config)).await?;
-    Ok(Cluster { jetstream, incarnations })
+    Ok(Cluster {
+        jetstream,
+        incarnations,
+    })
 }
 
 async fn check_fixed(config: &CoordinatorConfig, redis: &SharedRedis) -> Result<(), Error> {
     let configured = config.partitions.to_string();
-    for (field, value, what) in [("partitions", configured.as_str(), "partition count"), ("layout", LAYOUT, "layout")] {
+    for (field, value, what) in [
+        ("partitions", configured.as_str(), "partition count"),
+        ("layout", LAYOUT, "layout"),
+    ] {
         let mut set = redis::cmd("HSETNX");
         set.arg(names::CLUSTER_KEY).arg(field).arg(value);
-        redis.query::<i64>(&set).await.map_err(|e| unreachable("redis", e))?;
+        redis
+            .query::<i64>(&set)
+            .await
+            .map_err(|e| unreachable("redis", e))?;
         let mut get = redis::cmd("HGET");
         get.arg(names::CLUSTER_KEY).arg(field);
         let found: String = redis.query(&get).await.map_err(|e| unreachable("redis", e))?;
         if found != value {
-            return Err(Error::Differs { what, found, configured: value.into() });
+            return Err(Error::Differs {
+                what,
+                found,
+                configured: value.into(),
+            });
         }
     }
     Ok(())
@@ -112,25 +127,42 @@ async fn open_log(
         (None, Some(known)) => {
             return Err(Error::Halt {
                 code: "LOG-LOST",
-                text: format!("stream {} is gone but redis knows it as {known}", names::log_stream(p)),
+                text: format!(
+                    "stream {} is gone but redis knows it as {known}",
+                    names::log_stream(p)
+                ),
             });
         }
     };
-    let found = info.config.metadata.get(INCARNATION).cloned().ok_or_else(|| Error::Halt {
-        code: "LOG-FOREIGN",
-        text: format!("stream {} was not created by millrace: it has no incarnation", info.config.name),
-    })?;
+    let found = info
+        .config
+        .metadata
+        .get(INCARNATION)
+        .cloned()
+        .ok_or_else(|| Error::Halt {
+            code: "LOG-FOREIGN",
+            text: format!(
+                "stream {} was not created by millrace: it has no incarnation",
+                info.config.name
+            ),
+        })?;
     match known {
         None => {
             let mut set = redis::cmd("HSETNX");
             set.arg(names::CLUSTER_KEY).arg(&field).arg(&found);
-            redis.query::<i64>(&set).await.map_err(|e| unreachable("redis", e))?;
+            redis
+                .query::<i64>(&set)
+                .await
+                .map_err(|e| unreachable("redis", e))?;
             Ok(found)
         }
         Some(known) if known == found => Ok(found),
         Some(known) => Err(Error::Halt {
             code: "LOG-REPLACED",
-            text: format!("stream {} is incarnation {found} but redis knows {known}", info.config.name),
+            text: format!(
+                "stream {} is incarnation {found} but redis knows {known}",
+                info.config.name
+            ),
         }),
     }
 }
@@ -149,7 +181,10 @@ pub async fn find(jetstream: &jetstream::Context, name: &str) -> Result<Option<I
 
 /// A handle without a round trip; the stream was seen at boot.
 pub async fn handle(jetstream: &jetstream::Context, name: &str) -> Result<Stream<()>, Error> {
-    jetstream.get_stream_no_info(name).await.map_err(|e| unreachable("nats", e))
+    jetstream
+        .get_stream_no_info(name)
+        .await
+        .map_err(|e| unreachable("nats", e))
 }
 
 async fn create(jetstream: &jetstream::Context, config: Config) -> Result<Info, Error> {
@@ -157,7 +192,9 @@ async fn create(jetstream: &jetstream::Context, config: Config) -> Result<Info, 
     match jetstream.create_stream(config).await {
         Ok(stream) => Ok(stream.cached_info().clone()),
         // Another coordinator was faster: its stream has other metadata, so the server refuses ours.
-        Err(e) => find(jetstream, &name).await?.ok_or_else(|| unreachable("nats", e)),
+        Err(e) => find(jetstream, &name)
+            .await?
+            .ok_or_else(|| unreachable("nats", e)),
     }
 }
 
@@ -224,5 +261,8 @@ fn bytes(n: u64) -> i64 {
 }
 
 fn unreachable(server: &'static str, e: impl std::fmt::Display) -> Error {
-    Error::Unreachable { server, reason: e.to_string() }
+    Error::Unreachable {
+        server,
+        reason: e.to_string(),
+    }
 }

@@ -22,7 +22,11 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(health: Health, metrics: Metrics) -> Self {
-        Self { health, metrics, api: Arc::default() }
+        Self {
+            health,
+            metrics,
+            api: Arc::default(),
+        }
     }
 
     /// From now on requests reach the API.
@@ -33,14 +37,20 @@ impl Gate {
     }
 
     /// Serves until shutdown; open requests are finished.
-    pub(crate) async fn serve(self, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
+    pub(crate) async fn serve(
+        self,
+        listener: tokio::net::TcpListener,
+        shutdown: Shutdown,
+    ) -> std::io::Result<()> {
         let router = Router::new().fallback(forward).with_state(self);
         let listener = axum::serve::ListenerExt::tap_io(listener, |tcp| {
             if let Err(e) = tcp.set_nodelay(true) {
                 tracing::debug!(reason = %e, "cannot set TCP_NODELAY");
             }
         });
-        axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.triggered().await }).await
+        axum::serve(listener, router)
+            .with_graceful_shutdown(async move { shutdown.triggered().await })
+            .await
     }
 }
 
@@ -48,7 +58,9 @@ async fn forward(State(gate): State<Gate>, request: Request) -> Response {
     let path = request.uri().path();
     let mut router = match gate.api.get() {
         Some(api) => api.clone(),
-        None if matches!(path, "/healthz" | "/readyz" | "/metrics") => health::router(gate.health, gate.metrics),
+        None if matches!(path, "/healthz" | "/readyz" | "/metrics") => {
+            health::router(gate.health, gate.metrics)
+        }
         None => return starting(),
     };
     match router.call(request).await {
@@ -62,6 +74,9 @@ fn starting() -> Response {
         "type": "about:blank", "title": "Service Unavailable", "status": 503, "code": "MR-STARTING",
         "detail": "the coordinator waits for nats and redis; /readyz says for which",
     });
-    let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/problem+json"),
+        (header::RETRY_AFTER, "1"),
+    ];
     (StatusCode::SERVICE_UNAVAILABLE, headers, body.to_string()).into_response()
 }

@@ -56,7 +56,14 @@ impl Janitor {
         queues: Queues,
         metrics: Metrics,
     ) -> Self {
-        Self { config, jetstream, redis, board, queues, metrics }
+        Self {
+            config,
+            jetstream,
+            redis,
+            board,
+            queues,
+            metrics,
+        }
     }
 
     /// Looks around until shutdown.
@@ -93,25 +100,44 @@ impl Janitor {
     async fn pressure(&self) -> anyhow::Result<Vec<Pressure>> {
         let mut found = Vec::new();
         for p in self.partitions() {
-            self.stream_pressure("logFull", &names::log_stream(p), &mut found).await?;
+            self.stream_pressure("logFull", &names::log_stream(p), &mut found)
+                .await?;
         }
-        self.stream_pressure("stepsFull", names::STEPS_STREAM, &mut found).await?;
+        self.stream_pressure("stepsFull", names::STEPS_STREAM, &mut found)
+            .await?;
         self.memory_pressure(&mut found).await?;
         for (p, state) in self.board.partitions() {
             if state.outbox > OUTBOX_MAX {
-                let detail = format!("partition {p} has {} open effects, the bound is {OUTBOX_MAX}", state.outbox);
-                found.push(Pressure { bound: "outbox".into(), detail });
+                let detail = format!(
+                    "partition {p} has {} open effects, the bound is {OUTBOX_MAX}",
+                    state.outbox
+                );
+                found.push(Pressure {
+                    bound: "outbox".into(),
+                    detail,
+                });
             }
         }
         Ok(found)
     }
 
-    async fn stream_pressure(&self, bound: &str, name: &str, found: &mut Vec<Pressure>) -> anyhow::Result<()> {
-        let Some(info) = cluster::find(&self.jetstream, name).await? else { return Ok(()) };
+    async fn stream_pressure(
+        &self,
+        bound: &str,
+        name: &str,
+        found: &mut Vec<Pressure>,
+    ) -> anyhow::Result<()> {
+        let Some(info) = cluster::find(&self.jetstream, name).await? else {
+            return Ok(());
+        };
         let (used, max) = (info.state.bytes, info.config.max_bytes);
         if max > 0 && share(used, max.unsigned_abs()) > STREAM_SHARE_MAX {
-            let detail = format!("stream {name} holds {used} of {max} bytes; starts wait until it has drained");
-            found.push(Pressure { bound: bound.into(), detail });
+            let detail =
+                format!("stream {name} holds {used} of {max} bytes; starts wait until it has drained");
+            found.push(Pressure {
+                bound: bound.into(),
+                detail,
+            });
         }
         Ok(())
     }
@@ -119,7 +145,12 @@ impl Janitor {
     /// Gauges that no single partition can set.
     async fn measure(&self) -> anyhow::Result<()> {
         let (mut outbox, mut timers, mut backlog) = (0, 0, 0);
-        for (p, state) in self.board.partitions().into_iter().filter(|(_, s)| s.phase == "serving") {
+        for (p, state) in self
+            .board
+            .partitions()
+            .into_iter()
+            .filter(|(_, s)| s.phase == "serving")
+        {
             outbox += state.outbox;
             timers += state.timers;
             if let Some(info) = cluster::find(&self.jetstream, &names::log_stream(p)).await? {
@@ -130,7 +161,10 @@ impl Janitor {
         self.metrics.timers_pending.set(gauge(timers));
         self.metrics.log_backlog.set(gauge(backlog));
         for (queue, lag) in self.queues.lags().await? {
-            self.metrics.queue_lag.with_label_values(&[&queue]).set(gauge(lag));
+            self.metrics
+                .queue_lag
+                .with_label_values(&[&queue])
+                .set(gauge(lag));
         }
         Ok(())
     }
@@ -140,12 +174,16 @@ impl Janitor {
         cmd.arg("memory");
         let text: String = self.redis.query(&cmd).await?;
         let field = |name: &str| -> Option<u64> {
-            text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+            text.lines()
+                .find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
         };
         let (used, max) = (field("used_memory").unwrap_or(0), field("maxmemory").unwrap_or(0));
         if max > 0 && share(used, max) > MEMORY_SHARE_MAX {
             let detail = format!("redis uses {used} of {max} bytes; starts wait until there is room");
-            found.push(Pressure { bound: "redisMemory".into(), detail });
+            found.push(Pressure {
+                bound: "redisMemory".into(),
+                detail,
+            });
         }
         Ok(())
     }
@@ -158,7 +196,9 @@ impl Janitor {
         let pressed = self.board.pressure().is_some_and(|p| p.bound == "logFull");
         let keep = if pressed { KEEP_UNDER_PRESSURE } else { KEEP };
         for p in self.partitions() {
-            let Some(applied) = self.applied(p).await? else { continue };
+            let Some(applied) = self.applied(p).await? else {
+                continue;
+            };
             let past = seen.entry(p).or_default();
             past.push_back((Instant::now(), applied));
             let mut until = None;
@@ -184,7 +224,10 @@ impl Janitor {
         }
         let good = is("aof_last_write_status", "ok");
         if !good {
-            warn!(error.code = "MR-AOF", "redis cannot write its append-only file; logs are not trimmed");
+            warn!(
+                error.code = "MR-AOF",
+                "redis cannot write its append-only file; logs are not trimmed"
+            );
         }
         Ok(good)
     }

@@ -8,14 +8,14 @@
 
 pub mod api;
 pub mod board;
-pub mod fleet;
-pub mod log;
-pub mod queries;
-pub mod registry;
 pub mod cluster;
+pub mod fleet;
+pub mod janitor;
+pub mod log;
 pub mod membership;
 pub mod partition;
+pub mod queries;
 pub mod queues;
-pub mod trace;
-pub mod janitor;
+pub mod registry;
 pub mod supervise;
+pub mod trace;

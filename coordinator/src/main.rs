@@ -61,7 +61,12 @@ async fn run(config: CoordinatorConfig, tracer: telemetry::Tracer) -> anyhow::Re
     boot.bad("waiting for nats and redis");
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
-        .with_context(|| format!("cannot listen on {}: set MILLRACE_LISTEN to a free address", config.listen))?;
+        .with_context(|| {
+            format!(
+                "cannot listen on {}: set MILLRACE_LISTEN to a free address",
+                config.listen
+            )
+        })?;
     info!(address = %config.listen, coordinator = config.id, "coordinator starts");
     let gate = gate::Gate::new(health.clone(), metrics.clone());
     let server = tokio::spawn(gate.clone().serve(listener, shutdown.clone()));
@@ -72,7 +77,15 @@ async fn run(config: CoordinatorConfig, tracer: telemetry::Tracer) -> anyhow::Re
         return Ok(());
     };
     let cluster = cluster?;
-    let parts = Parts { config, nats, redis, cluster, metrics, board, tracer };
+    let parts = Parts {
+        config,
+        nats,
+        redis,
+        cluster,
+        metrics,
+        board,
+        tracer,
+    };
     let running = parts.start(&gate, &shutdown).await?;
     boot.good();
     info!("coordinator serves");
@@ -118,7 +131,15 @@ struct Running {
 impl Parts {
     /// Starts every part; each is supervised alone.
     async fn start(self, gate: &gate::Gate, shutdown: &Shutdown) -> anyhow::Result<Running> {
-        let Self { config, nats, redis, cluster, metrics, board, tracer } = self;
+        let Self {
+            config,
+            nats,
+            redis,
+            cluster,
+            metrics,
+            board,
+            tracer,
+        } = self;
         let store = Store::new(config.redis.clone(), redis.clone());
         let registry = Registry::new(&store, nats.client().clone());
         start_registry(&registry, shutdown).await?;
@@ -147,7 +168,9 @@ impl Parts {
             metrics: metrics.clone(),
             board: board.clone(),
             trace: Trace::new(tracer),
-            fault: Fault { panic_instance: Environment.get("MILLRACE_TEST_PANIC_INSTANCE") },
+            fault: Fault {
+                panic_instance: Environment.get("MILLRACE_TEST_PANIC_INSTANCE"),
+            },
             config: config.clone(),
         });
         let of_fleet = queues.clone();
@@ -155,8 +178,14 @@ impl Parts {
             let queues = of_fleet.clone();
             Box::pin(async move { queues.ensure(&queue).await })
         });
-        let fleet =
-            Fleet::new(config.id.clone(), config.partitions, nats.client().clone(), store, registry.clone(), ensure);
+        let fleet = Fleet::new(
+            config.id.clone(),
+            config.partitions,
+            nats.client().clone(),
+            store,
+            registry.clone(),
+            ensure,
+        );
         let janitor = Janitor::new(
             config,
             nats.jetstream().clone(),
@@ -166,18 +195,44 @@ impl Parts {
             metrics,
         );
         let tasks = vec![
-            spawn("registry", &board, shutdown, &registry, |r, s| async move { r.run(s).await }),
-            spawn("fleet", &board, shutdown, &Arc::new(fleet), |f, s| async move { f.run(s).await }),
-            spawn("api", &board, shutdown, &api, |a, s| async move { a.run(s).await }),
-            spawn("janitor", &board, shutdown, &Arc::new(janitor), |j, s| async move { j.run(s).await }),
-            spawn("membership", &board, shutdown, &(membership, redis), |(m, r), s| async move {
-                m.run(r, s).await;
-                Ok(())
+            spawn("registry", &board, shutdown, &registry, |r, s| async move {
+                r.run(s).await
             }),
+            spawn("fleet", &board, shutdown, &Arc::new(fleet), |f, s| async move {
+                f.run(s).await
+            }),
+            spawn(
+                "api",
+                &board,
+                shutdown,
+                &api,
+                |a, s| async move { a.run(s).await },
+            ),
+            spawn(
+                "janitor",
+                &board,
+                shutdown,
+                &Arc::new(janitor),
+                |j, s| async move { j.run(s).await },
+            ),
+            spawn(
+                "membership",
+                &board,
+                shutdown,
+                &(membership, redis),
+                |(m, r), s| async move {
+                    m.run(r, s).await;
+                    Ok(())
+                },
+            ),
         ];
         let partitions = partition::spawn(&shared, shutdown).context("cannot start the partitions")?;
         gate.open(millrace_coordinator::api::router(api));
-        Ok(Running { partitions, tasks, nats })
+        Ok(Running {
+            partitions,
+            tasks,
+            nats,
+        })
     }
 }
 
@@ -195,7 +250,9 @@ where
     Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let state = state.clone();
-    supervise::spawn(name, board, shutdown, move |shutdown| part(state.clone(), shutdown))
+    supervise::spawn(name, board, shutdown, move |shutdown| {
+        part(state.clone(), shutdown)
+    })
 }
 
 async fn start_registry(registry: &Registry, shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -42,20 +42,34 @@ pub struct Membership {
 impl Membership {
     /// Knows only itself at first.
     pub fn new(me: &str) -> Self {
-        Self { me: me.into(), inner: Arc::default() }
+        Self {
+            me: me.into(),
+            inner: Arc::default(),
+        }
     }
 
     /// The coordinator that should own the partition.
     pub fn preferred(&self, p: PartitionId) -> String {
         let inner = self.lock();
-        let alive = inner.members.iter().filter(|(_, m)| m.moved.elapsed() < DEAD_AFTER).map(|(id, _)| id);
-        alive.chain([&self.me]).max_by_key(|id| weight(id, p)).cloned().unwrap_or_else(|| self.me.clone())
+        let alive = inner
+            .members
+            .iter()
+            .filter(|(_, m)| m.moved.elapsed() < DEAD_AFTER)
+            .map(|(id, _)| id);
+        alive
+            .chain([&self.me])
+            .max_by_key(|id| weight(id, p))
+            .cloned()
+            .unwrap_or_else(|| self.me.clone())
     }
 
     /// Whether this coordinator should be the next owner, once `silent` is gone: preferred among all others.
     pub fn is_next(&self, p: PartitionId, silent: &str) -> bool {
         let inner = self.lock();
-        let alive = inner.members.iter().filter(|(id, m)| *id != silent && m.moved.elapsed() < DEAD_AFTER);
+        let alive = inner
+            .members
+            .iter()
+            .filter(|(id, m)| *id != silent && m.moved.elapsed() < DEAD_AFTER);
         let others = alive.map(|(id, _)| id).filter(|id| **id != self.me);
         others.chain([&self.me]).max_by_key(|id| weight(id, p)) == Some(&self.me)
     }
@@ -80,8 +94,14 @@ impl Membership {
     /// Ids of the living, this one included.
     pub fn alive(&self) -> Vec<String> {
         let inner = self.lock();
-        let others = inner.members.iter().filter(|(id, m)| **id != self.me && m.moved.elapsed() < DEAD_AFTER);
-        let mut ids: Vec<String> = others.map(|(id, _)| id.clone()).chain([self.me.clone()]).collect();
+        let others = inner
+            .members
+            .iter()
+            .filter(|(id, m)| **id != self.me && m.moved.elapsed() < DEAD_AFTER);
+        let mut ids: Vec<String> = others
+            .map(|(id, _)| id.clone())
+            .chain([self.me.clone()])
+            .collect();
         ids.sort_unstable();
         ids
     }
@@ -137,12 +157,24 @@ impl Membership {
                     (m.beat, m.moved) = (beat, now);
                 }
                 None => {
-                    inner.members.insert(id, Member { beat, moved: now, first: now });
+                    inner.members.insert(
+                        id,
+                        Member {
+                            beat,
+                            moved: now,
+                            first: now,
+                        },
+                    );
                 }
             }
         }
         let silent = |m: &Member| m.moved.elapsed() >= Duration::from_secs(60);
-        inner.members.iter().filter(|(_, m)| silent(m)).map(|(id, _)| id.clone()).collect()
+        inner
+            .members
+            .iter()
+            .filter(|(_, m)| silent(m))
+            .map(|(id, _)| id.clone())
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -168,8 +200,14 @@ mod tests {
         a.observe(seen(&["a", "b"]));
         b.observe(seen(&["a", "b"]));
         let owners: Vec<String> = (0..16).map(|n| a.preferred(PartitionId(n))).collect();
-        assert_eq!(owners, (0..16).map(|n| b.preferred(PartitionId(n))).collect::<Vec<_>>());
-        assert!(owners.iter().any(|o| o == "a") && owners.iter().any(|o| o == "b"), "{owners:?}");
+        assert_eq!(
+            owners,
+            (0..16).map(|n| b.preferred(PartitionId(n))).collect::<Vec<_>>()
+        );
+        assert!(
+            owners.iter().any(|o| o == "a") && owners.iter().any(|o| o == "b"),
+            "{owners:?}"
+        );
     }
 
     #[test]

@@ -24,7 +24,11 @@ pub struct Queues {
 impl Queues {
     /// Remembers what it has made or seen.
     pub fn new(jetstream: jetstream::Context, ack_wait: Duration) -> Self {
-        Self { jetstream, ack_wait, known: Arc::default() }
+        Self {
+            jetstream,
+            ack_wait,
+            known: Arc::default(),
+        }
     }
 
     /// Makes sure that the queue has its consumer.

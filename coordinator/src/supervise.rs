@@ -34,8 +34,16 @@ where
             }
             match result {
                 Ok(Ok(())) => warn!(part = name, "part ended by itself and is started again"),
-                Ok(Err(e)) => warn!(part = name, reason = format!("{e:#}"), "part failed and is started again"),
-                Err(_) => error!(part = name, error.code = "MR-PANIC", "part panicked and is started again"),
+                Ok(Err(e)) => warn!(
+                    part = name,
+                    reason = format!("{e:#}"),
+                    "part failed and is started again"
+                ),
+                Err(_) => error!(
+                    part = name,
+                    error.code = "MR-PANIC",
+                    "part panicked and is started again"
+                ),
             }
             board.restarted(name);
             if started.elapsed() >= HEALTHY_AFTER {
@@ -76,7 +84,10 @@ mod tests {
         });
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while runs.load(Ordering::SeqCst) < 3 {
-            assert!(tokio::time::Instant::now() < deadline, "the part was not started again");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the part was not started again"
+            );
             tokio::task::yield_now().await;
         }
         shutdown.trigger();

@@ -8,7 +8,9 @@
 use async_nats::HeaderMap;
 use millrace_common::{InstanceKey, StepOutcome, StepResult};
 use millrace_engine::{Dispatch, Instance};
-use millrace_runtime::telemetry::{Span, SpanId, SpanKind, SpanStatus, TraceContext, Tracer, span_id_of, trace_id_of};
+use millrace_runtime::telemetry::{
+    Span, SpanId, SpanKind, SpanStatus, TraceContext, Tracer, span_id_of, trace_id_of,
+};
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,7 +49,10 @@ impl Trace {
     /// Headers of a step's message: the worker's span becomes a child of the attempt's span.
     pub fn step_headers(&self, key: &InstanceKey, d: &Dispatch) -> Option<HeaderMap> {
         let run = self.run(key, d.traceparent.as_deref())?;
-        let context = TraceContext { span_id: step_span(&d.step), ..run };
+        let context = TraceContext {
+            span_id: step_span(&d.step),
+            ..run
+        };
         let mut headers = HeaderMap::new();
         headers.insert(TraceContext::HEADER, context.to_string().as_str());
         Some(headers)
@@ -55,7 +60,9 @@ impl Trace {
 
     /// An attempt ended.
     pub fn step_ended(&self, key: &InstanceKey, attempt: &Attempt, result: &StepResult) {
-        let handler_us = i64::try_from(result.duration_ms).unwrap_or(0).saturating_mul(1_000);
+        let handler_us = i64::try_from(result.duration_ms)
+            .unwrap_or(0)
+            .saturating_mul(1_000);
         let end_us = now_us();
         let name = attempt.task.rsplit('/').next().unwrap_or_default();
         self.tracer.export(Span {
@@ -85,8 +92,12 @@ impl Trace {
 
     /// An instance exists now. Its span is sent at once: it owns the id that all others hang under.
     pub fn run_started(&self, instance: &Instance) {
-        let Some(run) = self.run(instance.key(), instance.traceparent()) else { return };
-        let caller = instance.traceparent().and_then(|t| t.parse::<TraceContext>().ok());
+        let Some(run) = self.run(instance.key(), instance.traceparent()) else {
+            return;
+        };
+        let caller = instance
+            .traceparent()
+            .and_then(|t| t.parse::<TraceContext>().ok());
         let at = instance.created_at_ms().saturating_mul(1_000);
         self.tracer.export(Span {
             trace_id: run.trace_id,
@@ -104,7 +115,9 @@ impl Trace {
 
     /// An instance ended.
     pub fn run_ended(&self, instance: &Instance) {
-        let Some(run) = self.run(instance.key(), instance.traceparent()) else { return };
+        let Some(run) = self.run(instance.key(), instance.traceparent()) else {
+            return;
+        };
         let status = instance.status();
         let mut attributes = attributes(instance);
         attributes.push(("millrace.status", status.name().into()));
@@ -133,7 +146,11 @@ impl Trace {
         let span_id = span_id_of(&["run", key.as_str()]);
         let run = match traceparent.and_then(|t| t.parse::<TraceContext>().ok()) {
             Some(caller) => TraceContext { span_id, ..caller },
-            None => TraceContext { trace_id: trace_id_of(&[key.as_str()]), span_id, sampled: true },
+            None => TraceContext {
+                trace_id: trace_id_of(&[key.as_str()]),
+                span_id,
+                sampled: true,
+            },
         };
         run.sampled.then_some(run)
     }
@@ -153,6 +170,8 @@ fn step_span(step: &str) -> SpanId {
 }
 
 fn now_us() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

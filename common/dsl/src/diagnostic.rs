@@ -44,12 +44,21 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A refusal.
     pub fn error(pointer: impl Into<String>, span: Span, message: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), span, severity: Severity::Error, message: message.into(), hint: None }
+        Self {
+            pointer: pointer.into(),
+            span,
+            severity: Severity::Error,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// A remark.
     pub fn warning(pointer: impl Into<String>, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(pointer, span, message) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(pointer, span, message)
+        }
     }
 
     /// With advice.
@@ -67,6 +76,10 @@ impl fmt::Display for Diagnostic {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        write!(f, "{}:{}: {word}: {}", self.span.line, self.span.column, self.message)
+        write!(
+            f,
+            "{}:{}: {word}: {}",
+            self.span.line, self.span.column, self.message
+        )
     }
 }

@@ -1,6 +1,8 @@
 //! What expressions see: `.` and the variables of the language. Nothing is built unless an expression asks for it.
 
-use millrace_common::{ErrorKind, Problem};
+use std::cell::Cell;
+
+use millrace_common::{ErrorKind, Problem, limits};
 use millrace_dsl::duration::Duration;
 use millrace_dsl::expression::{EvalEnv, Expression};
 use millrace_dsl::model::DurationValue;
@@ -13,12 +15,22 @@ use crate::plan::{Action, Node, Plan};
 use crate::state::Instance;
 use crate::time;
 
+/// Fuel of an expression, and as how many tasks it counts besides its own when that much is needed.
+const EFFORTS: [(u64, u32); 4] = [
+    (2_000, 0),
+    (20_000, 5),
+    (200_000, 50),
+    (limits::EXPRESSION_FUEL_MAX, 250),
+];
+
 /// Where an expression stands.
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
     pub(crate) instance: &'a Instance,
     pub(crate) plan: &'a Plan,
     pub(crate) now_ms: i64,
+    /// Adds up what long expressions take of the activation's budget, in tasks.
+    pub(crate) effort: &'a Cell<u32>,
     /// Variables and context are looked for from this frame upwards.
     pub(crate) frame: Option<FrameId>,
     pub(crate) task: Option<TaskScope<'a>>,
@@ -42,7 +54,7 @@ pub(crate) struct TaskScope<'a> {
 impl Scope<'_> {
     /// Evaluates an expression.
     pub(crate) fn expression(&self, expression: &Expression, input: &Value) -> Result<Value, Problem> {
-        expression.evaluate_with(input, &mut |name| self.variable(name), &self.env())
+        self.metered(|env| expression.evaluate_with(input, &mut |name| self.variable(name), env))
     }
 
     /// Evaluates a condition.
@@ -52,7 +64,7 @@ impl Scope<'_> {
 
     /// Evaluates a template.
     pub(crate) fn template(&self, template: &Template, input: &Value) -> Result<Value, Problem> {
-        template.evaluate(input, &mut |name| self.variable(name), &self.env())
+        self.metered(|env| template.evaluate(input, &mut |name| self.variable(name), env))
     }
 
     /// Evaluates a template that must yield a text.
@@ -73,8 +85,24 @@ impl Scope<'_> {
         Ok(i64::try_from(length.as_millis()).unwrap_or(i64::MAX))
     }
 
-    const fn env(&self) -> EvalEnv {
-        EvalEnv::at(self.now_ms)
+    /// Evaluates with little fuel first, and with more when that fails: so it is known what an expression costs, and a
+    /// thousand long ones do not run in one activation. Trying again costs a tenth at most.
+    fn metered(&self, evaluate: impl Fn(&EvalEnv) -> Result<Value, Problem>) -> Result<Value, Problem> {
+        let mut last = None;
+        for (fuel, tasks) in EFFORTS {
+            let found = evaluate(&EvalEnv {
+                fuel,
+                ..EvalEnv::at(self.now_ms)
+            });
+            if found.is_ok() {
+                self.effort.set(self.effort.get().saturating_add(tasks));
+                return found;
+            }
+            last = Some(found);
+        }
+        self.effort
+            .set(self.effort.get().saturating_add(EFFORTS[EFFORTS.len() - 1].1));
+        last.unwrap_or_else(|| Ok(Value::default()))
     }
 
     fn variable(&self, name: &str) -> Option<Value> {

@@ -36,7 +36,10 @@ struct Suspect {
 
 impl Audit {
     pub(crate) fn new() -> Self {
-        Self { next: Instant::now() + EVERY, suspects: Vec::new() }
+        Self {
+            next: Instant::now() + EVERY,
+            suspects: Vec::new(),
+        }
     }
 
     /// Something happened to the broker: look soon.
@@ -60,7 +63,9 @@ pub(crate) async fn run(p: &mut Processor) -> Result<(), Stop> {
 
 async fn judge(p: &mut Processor) -> Result<(), Stop> {
     let applied = p.position.sequence;
-    let (ripe, green) = std::mem::take(&mut p.audit.suspects).into_iter().partition(|s| s.log_end <= applied);
+    let (ripe, green) = std::mem::take(&mut p.audit.suspects)
+        .into_iter()
+        .partition(|s| s.log_end <= applied);
     p.audit.suspects = green;
     let ripe: Vec<Suspect> = ripe;
     for s in ripe {
@@ -71,7 +76,11 @@ async fn judge(p: &mut Processor) -> Result<(), Stop> {
         warn!(instance.id = %s.instance, step = s.step, partition.id = %p.partition, error.code = "MR-STEP-LOST",
             "the work queue lost a step; it is dispatched again");
         p.shared.metrics.steps_lost.inc();
-        let body = RecordBody::Lost { frame: s.frame, step: s.step, generation: s.generation };
+        let body = RecordBody::Lost {
+            frame: s.frame,
+            step: s.step,
+            generation: s.generation,
+        };
         let field = super::outbox::send_field(&s.instance, &format!("lost{}.{}", s.frame, s.generation));
         p.dispatcher.send(field, &s.instance, &body, false).await;
     }
@@ -98,27 +107,32 @@ async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
     let mut gets = 0;
     for ((instance, frame), step, generation, sequence) in old {
         let state = &steps.state;
-        let is_gone = if sequence < state.first_sequence || sequence > state.last_sequence || state.messages == 0 {
-            true
-        } else if gets < GETS_MAX {
-            gets += 1;
-            is_absent(&stream, sequence, &step).await?
-        } else {
-            false
-        };
+        let is_gone =
+            if sequence < state.first_sequence || sequence > state.last_sequence || state.messages == 0 {
+                true
+            } else if gets < GETS_MAX {
+                gets += 1;
+                is_absent(&stream, sequence, &step).await?
+            } else {
+                false
+            };
         if is_gone {
             gone.push((instance, frame, step, generation));
         }
     }
     let name = names::log_stream(p.partition);
-    let log_end = cluster::find(&p.shared.cluster.jetstream, &name).await?.map_or(u64::MAX, |i| i.state.last_sequence);
-    let suspects = gone.into_iter().map(|(instance, frame, step, generation)| Suspect {
-        instance,
-        frame,
-        step,
-        generation,
-        log_end,
-    });
+    let log_end = cluster::find(&p.shared.cluster.jetstream, &name)
+        .await?
+        .map_or(u64::MAX, |i| i.state.last_sequence);
+    let suspects = gone
+        .into_iter()
+        .map(|(instance, frame, step, generation)| Suspect {
+            instance,
+            frame,
+            step,
+            generation,
+            log_end,
+        });
     p.audit.suspects.extend(suspects);
     Ok(())
 }
@@ -133,6 +147,9 @@ async fn is_absent(
     match stream.get_raw_message(sequence).await {
         Ok(message) => Ok(!millrace_common::wire::decode_step(&message.payload).is_ok_and(|s| s.id == step)),
         Err(e) if matches!(e.kind(), Kind::NoMessageFound) => Ok(true),
-        Err(e) => Err(cluster::Error::Unreachable { server: "nats", reason: e.to_string() }),
+        Err(e) => Err(cluster::Error::Unreachable {
+            server: "nats",
+            reason: e.to_string(),
+        }),
     }
 }

@@ -96,15 +96,41 @@ impl Batch {
         for (key, writes) in &self.instances {
             instance_commands(p, key, writes, pipe);
         }
-        zset_commands(&names::timers_key(p), self.timers.iter().map(|(m, s)| (m.as_str(), *s)), pipe);
-        hash_commands(&names::outbox_key(p), self.outbox.iter().map(|(f, v)| (f.as_str(), v.as_ref())), pipe);
-        zset_commands(&names::index_key(p), self.index.iter().map(|(k, s)| (k.as_str(), Some(*s))), pipe);
-        zset_commands(&names::open_key(p), self.open.iter().map(|(k, s)| (k.as_str(), *s)), pipe);
+        zset_commands(
+            &names::timers_key(p),
+            self.timers.iter().map(|(m, s)| (m.as_str(), *s)),
+            pipe,
+        );
+        hash_commands(
+            &names::outbox_key(p),
+            self.outbox.iter().map(|(f, v)| (f.as_str(), v.as_ref())),
+            pipe,
+        );
+        zset_commands(
+            &names::index_key(p),
+            self.index.iter().map(|(k, s)| (k.as_str(), Some(*s))),
+            pipe,
+        );
+        zset_commands(
+            &names::open_key(p),
+            self.open.iter().map(|(k, s)| (k.as_str(), *s)),
+            pipe,
+        );
         // Removals first: an instance that is retried and ends again within one batch keeps its new time.
-        zset_commands(&names::expire_key(p), self.reopened.iter().map(|k| (k.as_str(), None)), pipe);
-        zset_commands(&names::expire_key(p), self.expire.iter().map(|(k, s)| (k.as_str(), Some(*s))), pipe);
+        zset_commands(
+            &names::expire_key(p),
+            self.reopened.iter().map(|k| (k.as_str(), None)),
+            pipe,
+        );
+        zset_commands(
+            &names::expire_key(p),
+            self.expire.iter().map(|(k, s)| (k.as_str(), Some(*s))),
+            pipe,
+        );
         for key in &self.removed {
-            pipe.cmd("UNLINK").arg(names::instance_key(p, key)).arg(names::trace_key(p, key));
+            pipe.cmd("UNLINK")
+                .arg(names::instance_key(p, key))
+                .arg(names::trace_key(p, key));
         }
         if !self.removed.is_empty() {
             for zset in [names::index_key(p), names::expire_key(p)] {
@@ -112,11 +138,17 @@ impl Batch {
             }
         }
         for (sequence, entry) in &self.dead {
-            pipe.cmd("HSET").arg(names::dead_key(p)).arg(*sequence).arg(&entry[..]);
+            pipe.cmd("HSET")
+                .arg(names::dead_key(p))
+                .arg(*sequence)
+                .arg(&entry[..]);
         }
         if let Some((number, sequence, fingerprint)) = self.mark {
             let slot = number % limits::POSITION_MARKS;
-            pipe.cmd("HSET").arg(names::marks_key(p)).arg(slot).arg(format!("{sequence} {fingerprint}"));
+            pipe.cmd("HSET")
+                .arg(names::marks_key(p))
+                .arg(slot)
+                .arg(format!("{sequence} {fingerprint}"));
         }
     }
 }
@@ -168,7 +200,11 @@ fn zset_commands<'a>(key: &str, members: impl Iterator<Item = (&'a str, Option<i
 }
 
 /// One HSET for all fields with a value, one HDEL for all without.
-fn hash_commands<'a>(key: &str, fields: impl Iterator<Item = (&'a str, Option<&'a Bytes>)>, pipe: &mut Pipeline) {
+fn hash_commands<'a>(
+    key: &str,
+    fields: impl Iterator<Item = (&'a str, Option<&'a Bytes>)>,
+    pipe: &mut Pipeline,
+) {
     let (mut set, mut delete) = (Vec::new(), Vec::new());
     for (field, value) in fields {
         match value {

@@ -24,7 +24,12 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { slots: HashMap::new(), bytes: 0, bytes_max, clock: 0 }
+        Self {
+            slots: HashMap::new(),
+            bytes: 0,
+            bytes_max,
+            clock: 0,
+        }
     }
 
     pub(crate) fn contains(&self, key: &InstanceKey) -> bool {
@@ -40,7 +45,14 @@ impl Cache {
         self.clock += 1;
         let bytes = instance.as_ref().map_or(0, Instance::approx_bytes);
         self.bytes += bytes;
-        if let Some(old) = self.slots.insert(key, Slot { instance, bytes, used: self.clock }) {
+        if let Some(old) = self.slots.insert(
+            key,
+            Slot {
+                instance,
+                bytes,
+                used: self.clock,
+            },
+        ) {
             self.bytes -= old.bytes;
         }
     }
@@ -64,7 +76,9 @@ impl Cache {
 
     /// After a commit: forgets an ended or absent instance, weighs a live one again.
     pub(crate) fn settle(&mut self, key: &InstanceKey) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else {
+            return;
+        };
         match &slot.instance {
             Some(instance) if !instance.is_ended() => {
                 let bytes = instance.approx_bytes();

@@ -16,14 +16,20 @@ use millrace_engine::{Dispatch, Instance};
 use millrace_runtime::nats::{Ack, Completion, Completions, Nats, PublishError, Publisher};
 use tracing::{debug, warn};
 
-use super::outbox::{OpenStep, Outbox};
 use super::Shared;
+use super::outbox::{OpenStep, Outbox};
 
 /// What a publish was for.
 #[derive(Clone, Debug)]
 enum Sent {
-    Step { instance: InstanceKey, frame: u32, generation: u32 },
-    Record { field: String },
+    Step {
+        instance: InstanceKey,
+        frame: u32,
+        generation: u32,
+    },
+    Record {
+        field: String,
+    },
     /// A timer's record: the timers repeat it themselves until it is folded.
     Timer,
 }
@@ -92,7 +98,11 @@ impl Dispatcher {
         if suppressed {
             return;
         }
-        let queue = match d.queue.clone().or_else(|| self.shared.functions.queue_of(&d.function)) {
+        let queue = match d
+            .queue
+            .clone()
+            .or_else(|| self.shared.functions.queue_of(&d.function))
+        {
             Some(queue) => queue,
             None => {
                 debug!(instance.id = %key, function = d.function, "function is not registered yet; the step waits");
@@ -108,9 +118,22 @@ impl Dispatcher {
         let subject = names::step_subject(key.namespace(), &queue, 5);
         let headers = self.shared.trace.step_headers(key, &d);
         let step = self.message(key, d, &queue);
-        self.shared.metrics.steps_dispatched.with_label_values(&[&queue]).inc();
-        self.publish(subject, headers, wire::encode_step(&step), Sent::Step { instance: key.clone(), frame, generation })
-            .await
+        self.shared
+            .metrics
+            .steps_dispatched
+            .with_label_values(&[&queue])
+            .inc();
+        self.publish(
+            subject,
+            headers,
+            wire::encode_step(&step),
+            Sent::Step {
+                instance: key.clone(),
+                frame,
+                generation,
+            },
+        )
+        .await
     }
 
     fn message(&self, key: &InstanceKey, d: Dispatch, queue: &str) -> Step {
@@ -140,7 +163,14 @@ impl Dispatcher {
         body: &RecordBody,
         suppressed: bool,
     ) {
-        self.send_encoded(field, to, body.kind(), wire::encode_record(Some(to), body), suppressed).await
+        self.send_encoded(
+            field,
+            to,
+            body.kind(),
+            wire::encode_record(Some(to), body),
+            suppressed,
+        )
+        .await
     }
 
     /// The same with an encoded record, as it is kept in the outbox.
@@ -163,22 +193,26 @@ impl Dispatcher {
 
     /// Appends the record of a timer that is due.
     pub(crate) async fn timer(&mut self, member: &str) {
-        let Some((instance, timer)) = names::parse_timer_member(member) else { return };
+        let Some((instance, timer)) = names::parse_timer_member(member) else {
+            return;
+        };
         let record = wire::encode_record(Some(&instance), &RecordBody::Timer { timer });
-        self.publish(names::log_subject(self.partition, "timer"), None, record, Sent::Timer).await
+        self.publish(
+            names::log_subject(self.partition, "timer"),
+            None,
+            record,
+            Sent::Timer,
+        )
+        .await
     }
 
-    async fn publish(
-        &mut self,
-        subject: String,
-        headers: Option<HeaderMap>,
-        payload: Bytes,
-        sent: Sent,
-    ) {
+    async fn publish(&mut self, subject: String, headers: Option<HeaderMap>, payload: Bytes, sent: Sent) {
         self.next_tag += 1;
         let tag = self.next_tag;
         self.in_flight.insert(tag, sent);
-        self.publisher.publish_tagged(subject, headers, payload, tag).await;
+        self.publisher
+            .publish_tagged(subject, headers, payload, tag)
+            .await;
     }
 
     /// Waits for outcomes of publishes.
@@ -197,10 +231,20 @@ impl Dispatcher {
     }
 
     fn outcome(&mut self, tag: u64, result: Result<Ack, PublishError>) {
-        let Some(sent) = self.in_flight.remove(&tag) else { return };
+        let Some(sent) = self.in_flight.remove(&tag) else {
+            return;
+        };
         match (sent, result) {
-            (Sent::Step { instance, frame, generation }, Ok(ack)) => {
-                self.outbox.acknowledged(&instance, frame, generation, ack.sequence);
+            (
+                Sent::Step {
+                    instance,
+                    frame,
+                    generation,
+                },
+                Ok(ack),
+            ) => {
+                self.outbox
+                    .acknowledged(&instance, frame, generation, ack.sequence);
             }
             (Sent::Step { instance, frame, .. }, Err(e)) => {
                 warn!(instance.id = %instance, reason = %e, "step was not taken by the work queue; it is published again");
@@ -220,7 +264,12 @@ impl Dispatcher {
 
     fn hold(&mut self, instance: &InstanceKey, frame: u32, function: Option<String>) {
         let at = Instant::now() + Duration::from_secs(1);
-        self.held.push(Held { instance: instance.clone(), frame, function, at });
+        self.held.push(Held {
+            instance: instance.clone(),
+            frame,
+            function,
+            at,
+        });
     }
 
     /// Steps that may leave now. The caller rebuilds and publishes them.
@@ -239,7 +288,9 @@ impl Dispatcher {
     /// Appends records again whose append failed.
     pub(crate) async fn resend(&mut self) {
         let now = Instant::now();
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.resend).into_iter().partition(|(_, at)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.resend)
+            .into_iter()
+            .partition(|(_, at)| *at <= now);
         self.resend = later;
         for (field, _) in due {
             if let (Some(record), Some(subject)) = (self.outbox.unsent(&field), self.subjects.get(&field)) {
@@ -270,8 +321,14 @@ impl Dispatcher {
             StepOutcome::Error(_) => "error",
             StepOutcome::Cancelled => "cancelled",
         };
-        let Some(open) = self.outbox.step(key, result.frame) else { return };
-        self.shared.metrics.steps_ended.with_label_values(&[&open.function, outcome]).inc();
+        let Some(open) = self.outbox.step(key, result.frame) else {
+            return;
+        };
+        self.shared
+            .metrics
+            .steps_ended
+            .with_label_values(&[&open.function, outcome])
+            .inc();
         if let Some(attempt) = &open.attempt {
             self.shared.trace.step_ended(key, attempt, result);
         }
@@ -280,7 +337,11 @@ impl Dispatcher {
     /// A new instance is committed.
     pub(crate) fn instance_started(&self, instance: &Instance) {
         let workflow = instance.definition().name.as_str();
-        self.shared.metrics.instances_started.with_label_values(&[workflow]).inc();
+        self.shared
+            .metrics
+            .instances_started
+            .with_label_values(&[workflow])
+            .inc();
         self.shared.trace.run_started(instance);
     }
 
@@ -288,14 +349,26 @@ impl Dispatcher {
     pub(crate) async fn instance_ended(&self, instance: &Instance) {
         let (key, status) = (instance.key(), instance.status());
         let labels = [instance.definition().name.as_str(), status.name()];
-        self.shared.metrics.instances_ended.with_label_values(&labels).inc();
+        self.shared
+            .metrics
+            .instances_ended
+            .with_label_values(&labels)
+            .inc();
         if let Some(ended) = instance.ended_at_ms() {
             let took = u64::try_from(ended - instance.created_at_ms()).unwrap_or(0);
             let took = Duration::from_millis(took).as_secs_f64();
-            self.shared.metrics.instance_duration.with_label_values(&labels).observe(took);
+            self.shared
+                .metrics
+                .instance_duration
+                .with_label_values(&labels)
+                .observe(took);
         }
         self.shared.trace.run_ended(instance);
-        self.hint(names::ENDED_HINT.into(), format!("{key} {}", status.name()).into()).await;
+        self.hint(
+            names::ENDED_HINT.into(),
+            format!("{key} {}", status.name()).into(),
+        )
+        .await;
     }
 
     async fn hint(&self, subject: String, payload: Bytes) {

@@ -25,7 +25,10 @@ pub(crate) struct Fence {
 impl Fence {
     /// The fence that the next commit of the same owner writes.
     pub(crate) fn next(&self) -> Self {
-        Self { beat: self.beat + 1, ..self.clone() }
+        Self {
+            beat: self.beat + 1,
+            ..self.clone()
+        }
     }
 }
 
@@ -63,7 +66,11 @@ impl Position {
 /// Tells a message from another one with the same sequence: subject, time and payload.
 pub(crate) fn fingerprint(subject: &str, time_nanos: i128, payload: &[u8]) -> u64 {
     let low = time_nanos.rem_euclid(1 << 62);
-    StableHash::new().part(subject).number(u64::try_from(low).unwrap_or(0)).bytes(payload).finish()
+    StableHash::new()
+        .part(subject)
+        .number(u64::try_from(low).unwrap_or(0))
+        .bytes(payload)
+        .finish()
 }
 
 #[cfg(test)]
@@ -74,14 +81,24 @@ mod tests {
     fn fingerprints_differ_by_every_part() {
         let base = fingerprint("a", 1, b"x");
         assert_eq!(base, fingerprint("a", 1, b"x"));
-        for other in [fingerprint("b", 1, b"x"), fingerprint("a", 2, b"x"), fingerprint("a", 1, b"y")] {
+        for other in [
+            fingerprint("b", 1, b"x"),
+            fingerprint("a", 2, b"x"),
+            fingerprint("a", 1, b"y"),
+        ] {
             assert_ne!(base, other);
         }
     }
 
     #[test]
     fn a_commit_moves_only_the_beat() {
-        let f = Fence { counter: 3, nonce: "n".into(), beat: 7, owner: "c".into(), released: false };
+        let f = Fence {
+            counter: 3,
+            nonce: "n".into(),
+            beat: 7,
+            owner: "c".into(),
+            released: false,
+        };
         assert_eq!(f.next(), Fence { beat: 8, ..f });
     }
 }

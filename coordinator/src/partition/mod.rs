@@ -19,10 +19,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use millrace_common::{InstanceKey, PartitionId};
 use millrace_engine::Status;
 use millrace_runtime::Shutdown;
-use millrace_runtime::metrics::Metrics;
-use millrace_runtime::nats::Nats;
 use millrace_runtime::backoff::Backoff;
 use millrace_runtime::config::CoordinatorConfig;
+use millrace_runtime::metrics::Metrics;
+use millrace_runtime::nats::Nats;
 use tracing::{error, info, warn};
 
 use crate::board::Board;
@@ -121,7 +121,9 @@ impl Shared {
     }
 
     async fn connect_redis(&self) -> Result<redis::aio::MultiplexedConnection, Stop> {
-        millrace_runtime::redis::connect(&self.config.redis).await.map_err(|e| Stop::Broken(e.to_string()))
+        millrace_runtime::redis::connect(&self.config.redis)
+            .await
+            .map_err(|e| Stop::Broken(e.to_string()))
     }
 
     /// How long an ended instance is kept, in milliseconds.
@@ -195,7 +197,12 @@ async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
     }
 }
 
-async fn own_once(shared: &Arc<Shared>, p: PartitionId, memory: &mut Memory, shutdown: &Shutdown) -> (Stop, bool) {
+async fn own_once(
+    shared: &Arc<Shared>,
+    p: PartitionId,
+    memory: &mut Memory,
+    shutdown: &Shutdown,
+) -> (Stop, bool) {
     let mut processor = match recover::acquire(Arc::clone(shared), p, memory, shutdown).await {
         Ok(processor) => processor,
         Err(stop) => return (stop, false),

@@ -85,7 +85,13 @@ impl Outbox {
     }
 
     /// The work queue has a step. Ignored when it is closed already or was dispatched anew.
-    pub(crate) fn acknowledged(&mut self, instance: &InstanceKey, frame: u32, generation: u32, sequence: u64) {
+    pub(crate) fn acknowledged(
+        &mut self,
+        instance: &InstanceKey,
+        frame: u32,
+        generation: u32,
+        sequence: u64,
+    ) {
         let key = (instance.clone(), frame);
         if let Some(open) = self.steps.get_mut(&key)
             && open.generation == generation
@@ -120,10 +126,16 @@ impl Outbox {
     /// Takes what was acknowledged since the last commit, as changes of the hash. A step that closed meanwhile is not
     /// written again.
     pub(crate) fn take_marks(&mut self) -> Vec<(String, Option<Bytes>)> {
-        let mut changes: Vec<_> = std::mem::take(&mut self.sent).into_iter().map(|f| (f, None)).collect();
+        let mut changes: Vec<_> = std::mem::take(&mut self.sent)
+            .into_iter()
+            .map(|f| (f, None))
+            .collect();
         for key in std::mem::take(&mut self.marks) {
             if let Some(open) = self.steps.get(&key) {
-                changes.push((step_field(&key.0, key.1), Some(step_value(open.generation, open.sequence))));
+                changes.push((
+                    step_field(&key.0, key.1),
+                    Some(step_value(open.generation, open.sequence)),
+                ));
             }
         }
         changes
@@ -159,7 +171,12 @@ pub(crate) fn parse(field: &str, value: &[u8]) -> Option<Entry> {
             let mut value = std::str::from_utf8(value).ok()?.split(' ');
             let generation = value.next()?.parse().ok()?;
             let sequence = value.next().map(str::parse).transpose().ok()?;
-            Some(Entry::Step { instance, frame, generation, sequence })
+            Some(Entry::Step {
+                instance,
+                frame,
+                generation,
+                sequence,
+            })
         }
         _ => None,
     }
@@ -174,14 +191,29 @@ mod tests {
     }
 
     fn open(generation: u32) -> OpenStep {
-        OpenStep { step: "s".into(), generation, sequence: None, since: Instant::now(), function: "f".into(), attempt: None }
+        OpenStep {
+            step: "s".into(),
+            generation,
+            sequence: None,
+            since: Instant::now(),
+            function: "f".into(),
+            attempt: None,
+        }
     }
 
     #[test]
     fn entries_round_trip() {
         for sequence in [None, Some(7)] {
             let parsed = parse(&step_field(&key(), 3), &step_value(2, sequence));
-            assert_eq!(parsed, Some(Entry::Step { instance: key(), frame: 3, generation: 2, sequence }));
+            assert_eq!(
+                parsed,
+                Some(Entry::Step {
+                    instance: key(),
+                    frame: 3,
+                    generation: 2,
+                    sequence
+                })
+            );
         }
         assert_eq!(parse(&send_field(&key(), "continue"), b"{}"), Some(Entry::Send));
         assert_eq!(parse("x|y", b""), None);
@@ -194,7 +226,10 @@ mod tests {
         o.acknowledged(&key(), 1, 0, 9);
         assert!(!o.has_marks());
         o.acknowledged(&key(), 1, 1, 10);
-        assert_eq!(o.take_marks(), [(step_field(&key(), 1), Some(step_value(1, Some(10))))]);
+        assert_eq!(
+            o.take_marks(),
+            [(step_field(&key(), 1), Some(step_value(1, Some(10))))]
+        );
     }
 
     #[test]

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
-use millrace_common::{InstanceKey, PartitionId, RawJson, Record, RecordBody, StepOutcome, StepResult, limits, names, wire};
-use millrace_engine::{Dispatch, Effect, Ignored, Instance, Transition};
+use millrace_common::{
+    InstanceKey, PartitionId, RawJson, Record, RecordBody, StepOutcome, StepResult, limits, names, wire,
+};
 use millrace_engine::Outcome as Applied;
+use millrace_engine::{Dispatch, Effect, Ignored, Instance, Transition};
 use millrace_runtime::Shutdown;
 use tracing::{debug, error, info, warn};
 
@@ -118,11 +120,13 @@ impl Processor {
         while self.position.sequence < barrier {
             let entry = match self.pending.is_empty() {
                 false => None,
-                true => Some(match tokio::time::timeout(SILENCE_MAX, self.reader.next()).await {
-                    Ok(Ok(entry)) => entry,
-                    Ok(Err(e)) => return Err(stop_of(e)),
-                    Err(_) => return Err(Stop::Broken("the log stays silent before the barrier".into())),
-                }),
+                true => Some(
+                    match tokio::time::timeout(SILENCE_MAX, self.reader.next()).await {
+                        Ok(Ok(entry)) => entry,
+                        Ok(Err(e)) => return Err(stop_of(e)),
+                        Err(_) => return Err(Stop::Broken("the log stays silent before the barrier".into())),
+                    },
+                ),
             };
             self.fold(entry).await?;
         }
@@ -177,7 +181,12 @@ impl Processor {
             };
             let at = i64::try_from(entry.time_nanos / 1_000_000).unwrap_or(i64::MAX);
             clock = clock.max(at);
-            Some(Record { sequence: entry.sequence, time_ms: clock, instance, body })
+            Some(Record {
+                sequence: entry.sequence,
+                time_ms: clock,
+                instance,
+                body,
+            })
         };
         entries.iter().map(decode).collect()
     }
@@ -191,7 +200,11 @@ impl Processor {
             }
         }
         if !missing.is_empty() {
-            let loaded = self.store.instances(&missing).await.map_err(|e| Stop::Broken(e.to_string()))?;
+            let loaded = self
+                .store
+                .instances(&missing)
+                .await
+                .map_err(|e| Stop::Broken(e.to_string()))?;
             for (key, fields) in missing.into_iter().zip(loaded) {
                 self.insert(key, fields).await?;
             }
@@ -255,10 +268,15 @@ impl Processor {
     /// A higher announcement in the log means that somebody else is the owner.
     fn check_announce(&self, record: &Record) -> Result<(), Stop> {
         match &record.body {
-            RecordBody::Announce { counter, nonce, owner, .. }
-                if *counter >= self.store.fence().counter && *nonce != self.store.fence().nonce =>
-            {
-                Err(Stop::Lost(format!("coordinator {owner} announced itself with epoch {counter}")))
+            RecordBody::Announce {
+                counter,
+                nonce,
+                owner,
+                ..
+            } if *counter >= self.store.fence().counter && *nonce != self.store.fence().nonce => {
+                Err(Stop::Lost(format!(
+                    "coordinator {owner} announced itself with epoch {counter}"
+                )))
             }
             _ => Ok(()),
         }
@@ -266,9 +284,14 @@ impl Processor {
 
     /// False when `apply` panicked.
     fn apply_one(&mut self, folded: &mut Folded, key: &InstanceKey, record: &Record) -> bool {
-        let Some(slot) = self.cache.get(key) else { unreachable!("every instance of a batch is loaded before") };
+        let Some(slot) = self.cache.get(key) else {
+            unreachable!("every instance of a batch is loaded before")
+        };
         if !folded.touched.contains_key(key) {
-            let before = Before { existed: slot.is_some(), ended: slot.as_ref().is_some_and(Instance::is_ended) };
+            let before = Before {
+                existed: slot.is_some(),
+                ended: slot.as_ref().is_some_and(Instance::is_ended),
+            };
             folded.touched.insert(key.clone(), before);
             folded.order.push(key.clone());
         }
@@ -303,7 +326,9 @@ impl Processor {
     fn take(&self, folded: &mut Folded, key: &InstanceKey, record: &Record, transition: Transition) {
         match (transition.outcome, &record.body) {
             (Applied::Ignored(reason), _) => self.ignored(key, record, reason),
-            (Applied::Applied, RecordBody::Result(result)) => folded.results.push((key.clone(), summary(result))),
+            (Applied::Applied, RecordBody::Result(result)) => {
+                folded.results.push((key.clone(), summary(result)))
+            }
             (Applied::Applied, _) => {}
         }
         if let RecordBody::Timer { timer } = record.body {
@@ -314,7 +339,10 @@ impl Processor {
         for effect in transition.effects {
             match &effect {
                 Effect::Dispatch(d) => {
-                    folded.batch.outbox(outbox::step_field(key, d.frame), Some(outbox::step_value(d.generation, None)));
+                    folded.batch.outbox(
+                        outbox::step_field(key, d.frame),
+                        Some(outbox::step_value(d.generation, None)),
+                    );
                 }
                 Effect::Settle { frame } => folded.batch.outbox(outbox::step_field(key, *frame), None),
                 Effect::StartTimer { timer, due_ms } => folded.batch.timer(key, *timer, Some(*due_ms)),
@@ -330,7 +358,11 @@ impl Processor {
     }
 
     fn ignored(&self, key: &InstanceKey, record: &Record, reason: Ignored) {
-        self.shared.metrics.records_ignored.with_label_values(&[reason.name()]).inc();
+        self.shared
+            .metrics
+            .records_ignored
+            .with_label_values(&[reason.name()])
+            .inc();
         debug!(instance.id = %key, partition.id = %self.partition, log.sequence = record.sequence,
             kind = record.body.kind(), reason = reason.name(), "record is a no-op");
     }
@@ -339,7 +371,9 @@ impl Processor {
     fn close(&mut self, folded: &mut Folded) {
         let now = now_ms();
         for key in &folded.order {
-            let Some(Some(instance)) = self.cache.get(key) else { continue };
+            let Some(Some(instance)) = self.cache.get(key) else {
+                continue;
+            };
             let before = folded.touched[key];
             if !before.existed {
                 folded.batch.created(key, instance.created_at_ms());
@@ -461,7 +495,10 @@ impl Processor {
     }
 
     fn timer_delay(&self) -> Duration {
-        let due = self.timers.next_due_ms().map_or(i64::MAX, |due| due.saturating_sub(now_ms()));
+        let due = self
+            .timers
+            .next_due_ms()
+            .map_or(i64::MAX, |due| due.saturating_sub(now_ms()));
         Duration::from_millis(u64::try_from(due.max(0)).unwrap_or(0).min(60_000))
     }
 
@@ -491,7 +528,9 @@ impl Processor {
         if self.since.elapsed() < HANDOVER_AFTER {
             return Ok(());
         }
-        self.shared.check_preferred(self.partition).map_or(Ok(()), |to| Err(Stop::Handover(to)))
+        self.shared
+            .check_preferred(self.partition)
+            .map_or(Ok(()), |to| Err(Stop::Handover(to)))
     }
 
     /// Publishes steps and records again whose publish failed or whose function is known only now.
@@ -511,10 +550,14 @@ impl Processor {
             self.insert(key.clone(), fields).await?;
         }
         let shared = Arc::clone(&self.shared);
-        Ok(self.cache.get(key).and_then(|slot| slot.as_ref()).and_then(|instance| {
-            let plan = millrace_engine::Definitions::plan(&shared.definitions, instance.definition())?;
-            instance.step(&plan, frame)
-        }))
+        Ok(self
+            .cache
+            .get(key)
+            .and_then(|slot| slot.as_ref())
+            .and_then(|instance| {
+                let plan = millrace_engine::Definitions::plan(&shared.definitions, instance.definition())?;
+                instance.step(&plan, frame)
+            }))
     }
 
     /// Publishes an open step from the state.
@@ -532,8 +575,17 @@ impl Processor {
     /// Removes instances whose retention is over, a bounded number at a time.
     async fn expire(&mut self) -> Result<(), Stop> {
         let mut cmd = redis::cmd("ZRANGEBYSCORE");
-        cmd.arg(names::expire_key(self.partition)).arg("-inf").arg(now_ms()).arg("LIMIT").arg(0).arg(500);
-        let members: Vec<String> = self.store.read(&cmd).await.map_err(|e| Stop::Broken(e.to_string()))?;
+        cmd.arg(names::expire_key(self.partition))
+            .arg("-inf")
+            .arg(now_ms())
+            .arg("LIMIT")
+            .arg(0)
+            .arg(500);
+        let members: Vec<String> = self
+            .store
+            .read(&cmd)
+            .await
+            .map_err(|e| Stop::Broken(e.to_string()))?;
         if members.is_empty() {
             return Ok(());
         }
@@ -584,7 +636,10 @@ impl Processor {
     }
 
     fn count(&self, folded: &Folded) {
-        self.shared.metrics.commit_records.observe(f64::from(u32::try_from(folded.records).unwrap_or(u32::MAX)));
+        self.shared
+            .metrics
+            .commit_records
+            .observe(f64::from(u32::try_from(folded.records).unwrap_or(u32::MAX)));
     }
 
     fn measure(&self, took: Duration, outcome: &Outcome) {
@@ -597,7 +652,10 @@ impl Processor {
             Outcome::Torn(_) => "torn",
         };
         metrics.commits.with_label_values(&[name]).inc();
-        metrics.commit_duration.with_label_values(&["exec"]).observe(took.as_secs_f64());
+        metrics
+            .commit_duration
+            .with_label_values(&["exec"])
+            .observe(took.as_secs_f64());
         if *outcome == Outcome::Lost {
             metrics.fenced_writes.inc();
         }
@@ -609,7 +667,8 @@ impl Processor {
         let suppressed = self.suppressed;
         self.shared.board.partition(self.partition, |s| {
             s.phase.clear();
-            s.phase.push_str(if suppressed { "recovering" } else { "serving" });
+            s.phase
+                .push_str(if suppressed { "recovering" } else { "serving" });
             s.problem = None;
             s.epoch = epoch;
             s.applied = applied;
@@ -629,7 +688,9 @@ impl Processor {
 
 impl std::fmt::Debug for Processor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Processor").field("partition", &self.partition).finish_non_exhaustive()
+        f.debug_struct("Processor")
+            .field("partition", &self.partition)
+            .finish_non_exhaustive()
     }
 }
 
@@ -639,12 +700,18 @@ fn summary(result: &StepResult) -> StepResult {
         StepOutcome::Output(_) => StepOutcome::Output(RawJson::null()),
         other => other.clone(),
     };
-    StepResult { outcome, ..result.clone() }
+    StepResult {
+        outcome,
+        ..result.clone()
+    }
 }
 
 pub(crate) fn stop_of(e: reader::Error) -> Stop {
     match e {
         reader::Error::Lost(reason) => Stop::Broken(reason),
-        hole @ reader::Error::Hole { .. } => Stop::Halted { code: "LOG-HOLE", text: hole.to_string() },
+        hole @ reader::Error::Hole { .. } => Stop::Halted {
+            code: "LOG-HOLE",
+            text: hole.to_string(),
+        },
     }
 }

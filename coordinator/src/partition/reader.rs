@@ -50,7 +50,9 @@ impl Reader {
     /// Starts after `position`.
     pub(crate) async fn start(stream: &Stream<()>, position: u64) -> Result<Self, Error> {
         let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: position + 1,
+            },
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
             memory_storage: true,
@@ -67,7 +69,10 @@ impl Reader {
             .messages()
             .await
             .map_err(lost)?;
-        Ok(Self { messages, next: position + 1 })
+        Ok(Self {
+            messages,
+            next: position + 1,
+        })
     }
 
     /// Waits for the next entry.
@@ -88,7 +93,10 @@ impl Reader {
     fn accept(&mut self, message: &async_nats::jetstream::Message) -> Result<Entry, Error> {
         let info = message.info().map_err(lost)?;
         if info.stream_sequence != self.next {
-            return Err(Error::Hole { expected: self.next, found: info.stream_sequence });
+            return Err(Error::Hole {
+                expected: self.next,
+                found: info.stream_sequence,
+            });
         }
         self.next += 1;
         Ok(Entry {

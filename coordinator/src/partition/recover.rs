@@ -32,21 +32,38 @@ pub(crate) async fn acquire(
 ) -> Result<Processor, Stop> {
     let incarnation = match &shared.cluster.incarnations[&p] {
         Ok(incarnation) => incarnation.clone(),
-        Err(text) => return Err(Stop::Halted { code: "LOG", text: text.clone() }),
+        Err(text) => {
+            return Err(Stop::Halted {
+                code: "LOG",
+                text: text.clone(),
+            });
+        }
     };
-    let nats = shared.connect_nats(&format!("coordinator-{}-p{p}", shared.config.id)).await?;
+    let nats = shared
+        .connect_nats(&format!("coordinator-{}-p{p}", shared.config.id))
+        .await?;
     let jetstream = nats.jetstream().clone();
-    let stream = cluster::handle(&jetstream, &names::log_stream(p)).await.map_err(broken)?;
+    let stream = cluster::handle(&jetstream, &names::log_stream(p))
+        .await
+        .map_err(broken)?;
     let mut store = open_store(&shared, p, memory).await?;
     let held = contend(&shared, p, &mut store, memory, shutdown).await?;
     let position = take(&shared, p, &mut store, held, &incarnation, &stream, memory).await?;
     info!(partition.id = %p, epoch = store.fence().counter, log.sequence = position.sequence, "partition taken over");
-    let options = PublisherOptions { in_flight_max: shared.config.publish_in_flight, ..PublisherOptions::default() };
+    let options = PublisherOptions {
+        in_flight_max: shared.config.publish_in_flight,
+        ..PublisherOptions::default()
+    };
     let (publisher, completions) = Publisher::start(&nats, options).await.map_err(broken)?;
     let barrier = announce(&publisher, &store, p).await?;
     let position = verify(&mut store, &stream, position, &incarnation, p).await?;
-    let reader = Reader::start(&stream, position.sequence).await.map_err(super::processor::stop_of)?;
-    let cache = Cache::new(usize::try_from(shared.config.cache_bytes).unwrap_or(usize::MAX) / usize::from(shared.config.partitions.max(1)));
+    let reader = Reader::start(&stream, position.sequence)
+        .await
+        .map_err(super::processor::stop_of)?;
+    let cache = Cache::new(
+        usize::try_from(shared.config.cache_bytes).unwrap_or(usize::MAX)
+            / usize::from(shared.config.partitions.max(1)),
+    );
     let mut processor = Processor {
         dispatcher: Dispatcher::new(Arc::clone(&shared), p, nats, publisher, completions),
         shared,
@@ -73,7 +90,13 @@ pub(crate) async fn acquire(
 async fn open_store(shared: &Shared, p: PartitionId, memory: &mut Memory) -> Result<Store, Stop> {
     let connection = shared.connect_redis().await?;
     let nonce = uuid::Uuid::now_v7().simple().to_string();
-    let fence = Fence { counter: 0, nonce, beat: 0, owner: shared.config.id.clone(), released: false };
+    let fence = Fence {
+        counter: 0,
+        nonce,
+        beat: 0,
+        owner: shared.config.id.clone(),
+        released: false,
+    };
     let mut store = Store::new(p, connection, fence).await.map_err(broken)?;
     // A commit of this process may still be on its way on the old connection (H6).
     if let Some(old) = memory.client_id.replace(store.client_id) {
@@ -98,8 +121,16 @@ async fn contend(
     loop {
         let held = store.watch().await.map_err(broken)?;
         // Where another coordinator is preferred it gets a head start; a silent owner is not counted any more.
-        let owner = held.fence.as_ref().filter(|f| !f.released).map_or("", |f| f.owner.as_str());
-        let patience = if shared.membership.is_next(p, owner) { Duration::ZERO } else { ttl / 2 };
+        let owner = held
+            .fence
+            .as_ref()
+            .filter(|f| !f.released)
+            .map_or("", |f| f.owner.as_str());
+        let patience = if shared.membership.is_next(p, owner) {
+            Duration::ZERO
+        } else {
+            ttl / 2
+        };
         let free = match &held.fence {
             None => began.elapsed() >= patience,
             Some(f) if memory.nonce.as_deref() == Some(&f.nonce) => true,
@@ -138,26 +169,39 @@ async fn take(
     if held.position.is_none() && announced.is_some() {
         return Err(Stop::Halted {
             code: "REDIS-LOST",
-            text: format!("redis has no position of partition {p} but its log was read before: redis lost its data"),
+            text: format!(
+                "redis has no position of partition {p} but its log was read before: redis lost its data"
+            ),
         });
     }
     let known = held.fence.as_ref().map_or(0, |f| f.counter);
     let in_position = held.position.as_ref().map_or(0, |x| x.announce);
     let counter = known.max(in_position).max(announced.unwrap_or(0)) + 1;
-    let fence = Fence { counter, ..store.fence().clone() };
+    let fence = Fence {
+        counter,
+        ..store.fence().clone()
+    };
     let start = held.position.is_none().then(|| Position::start(incarnation));
     let nonce = fence.nonce.clone();
     if !store.acquire(fence, start.as_ref()).await.map_err(broken)? {
         return Err(Stop::Lost("another coordinator was faster".into()));
     }
     memory.nonce = Some(nonce);
-    let reason = held.fence.as_ref().map_or("first", |f| if f.released { "released" } else { "silent" });
+    let reason = held
+        .fence
+        .as_ref()
+        .map_or("first", |f| if f.released { "released" } else { "silent" });
     shared.metrics.takeovers.with_label_values(&[reason]).inc();
-    held.position.or(start).ok_or_else(|| Stop::Broken("no position".into()))
+    held.position
+        .or(start)
+        .ok_or_else(|| Stop::Broken("no position".into()))
 }
 
 async fn last_announce(stream: &Stream<()>, p: PartitionId) -> Result<Option<u64>, Stop> {
-    match stream.get_last_raw_message_by_subject(&names::log_subject(p, "announce")).await {
+    match stream
+        .get_last_raw_message_by_subject(&names::log_subject(p, "announce"))
+        .await
+    {
         Ok(message) => match wire::decode_record(&message.payload) {
             Ok((_, RecordBody::Announce { counter, .. })) => Ok(Some(counter)),
             _ => Ok(Some(0)),
@@ -176,7 +220,10 @@ async fn announce(publisher: &Publisher, store: &Store, p: PartitionId) -> Resul
         owner: fence.owner.clone(),
     };
     let subject = names::log_subject(p, "announce");
-    let ack = publisher.publish(subject, None, wire::encode_record(None, &body)).await.map_err(broken)?;
+    let ack = publisher
+        .publish(subject, None, wire::encode_record(None, &body))
+        .await
+        .map_err(broken)?;
     Ok(ack.sequence)
 }
 
@@ -191,7 +238,10 @@ async fn verify(
     if position.incarnation != incarnation {
         return Err(Stop::Halted {
             code: "LOG-REPLACED",
-            text: format!("position is of log {} but the stream is {incarnation}", position.incarnation),
+            text: format!(
+                "position is of log {} but the stream is {incarnation}",
+                position.incarnation
+            ),
         });
     }
     match compare(stream, position.sequence, position.fingerprint).await? {
@@ -204,7 +254,12 @@ async fn verify(
             let fork = fork_point(store, stream, p, position.sequence).await?;
             warn!(partition.id = %p, log.sequence = position.sequence, fork = fork.0, error.code = "MR-LOG-TAIL-LOST",
                 "the log lost a tail that was folded already; state is kept, reading goes on from the fork point");
-            Ok(Position { sequence: fork.0, fingerprint: fork.1, generation: position.generation + 1, ..position })
+            Ok(Position {
+                sequence: fork.0,
+                fingerprint: fork.1,
+                generation: position.generation + 1,
+                ..position
+            })
         }
     }
 }
@@ -228,7 +283,9 @@ async fn compare(stream: &Stream<()>, sequence: u64, expected: u64) -> Result<Co
         return Ok(Compared::Same);
     }
     match stream.get_raw_message(sequence).await {
-        Ok(m) if fingerprint(&m.subject, m.time.unix_timestamp_nanos(), &m.payload) == expected => Ok(Compared::Same),
+        Ok(m) if fingerprint(&m.subject, m.time.unix_timestamp_nanos(), &m.payload) == expected => {
+            Ok(Compared::Same)
+        }
         Ok(_) => Ok(Compared::Other),
         // Trimmed between the two requests: what was folded is behind the start of the log.
         Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(Compared::Same),
@@ -237,11 +294,20 @@ async fn compare(stream: &Stream<()>, sequence: u64, expected: u64) -> Result<Co
 }
 
 /// The newest remembered boundary that the log still has as it was.
-async fn fork_point(store: &mut Store, stream: &Stream<()>, p: PartitionId, below: u64) -> Result<(u64, u64), Stop> {
+async fn fork_point(
+    store: &mut Store,
+    stream: &Stream<()>,
+    p: PartitionId,
+    below: u64,
+) -> Result<(u64, u64), Stop> {
     let mut cmd = redis::cmd("HVALS");
     cmd.arg(names::marks_key(p));
     let marks: Vec<String> = store.read(&cmd).await.map_err(broken)?;
-    let mut marks: Vec<(u64, u64)> = marks.iter().filter_map(|m| parse_mark(m)).filter(|m| m.0 < below).collect();
+    let mut marks: Vec<(u64, u64)> = marks
+        .iter()
+        .filter_map(|m| parse_mark(m))
+        .filter(|m| m.0 < below)
+        .collect();
     marks.sort_unstable_by(|a, b| b.cmp(a));
     for (sequence, expected) in marks {
         if matches!(compare(stream, sequence, expected).await?, Compared::Same) {
@@ -265,7 +331,10 @@ fn parse_mark(text: &str) -> Option<(u64, u64)> {
 
 /// A reader that goes on after `position`, once the position was found true.
 pub(crate) async fn read_from(stream: &Stream<()>, position: &Position) -> Result<Reader, Stop> {
-    let checked = tokio::time::timeout(Duration::from_secs(2), compare(stream, position.sequence, position.fingerprint));
+    let checked = tokio::time::timeout(
+        Duration::from_secs(2),
+        compare(stream, position.sequence, position.fingerprint),
+    );
     match checked.await {
         Err(_) => return Err(Stop::Broken("nats does not answer".into())),
         Ok(Err(stop)) => return Err(stop),
@@ -290,13 +359,25 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
     let entries: Vec<(String, Vec<u8>)> = p.store.read(&cmd).await.map_err(broken)?;
     for (field, value) in entries {
         match outbox::parse(&field, &value) {
-            Some(outbox::Entry::Step { instance, frame, generation, sequence: Some(sequence) }) => {
+            Some(outbox::Entry::Step {
+                instance,
+                frame,
+                generation,
+                sequence: Some(sequence),
+            }) => {
                 // Already in the work queue: only remembered, for the audit.
                 if let Some(d) = p.rebuild(&instance, frame).await? {
                     let attempt = p.shared.trace.attempt(&instance, &d);
                     let since = Instant::now();
                     let (sequence, function) = (Some(sequence), d.function.into());
-                    let open = OpenStep { step: d.step, generation, sequence, since, function, attempt };
+                    let open = OpenStep {
+                        step: d.step,
+                        generation,
+                        sequence,
+                        since,
+                        function,
+                        attempt,
+                    };
                     p.dispatcher.outbox.open(instance, frame, open);
                 }
             }
@@ -313,10 +394,15 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
 async fn resend(p: &mut Processor, field: String, value: Vec<u8>) -> Result<(), Stop> {
     match wire::decode_record(&value) {
         Ok((Some(to), body)) => {
-            p.dispatcher.send_encoded(field, &to, body.kind(), value.into(), false).await;
+            p.dispatcher
+                .send_encoded(field, &to, body.kind(), value.into(), false)
+                .await;
             Ok(())
         }
-        _ => Err(Stop::Halted { code: "OUTBOX", text: format!("outbox entry {field} cannot be read") }),
+        _ => Err(Stop::Halted {
+            code: "OUTBOX",
+            text: format!("outbox entry {field} cannot be read"),
+        }),
     }
 }
 
@@ -330,8 +416,15 @@ pub(crate) async fn load_timers(p: &mut Processor) -> Result<(), Stop> {
     }
     let horizon = now + span;
     let mut cmd = redis::cmd("ZRANGEBYSCORE");
-    let from = if old == 0 { "-inf".to_owned() } else { format!("({old}") };
-    cmd.arg(names::timers_key(p.partition)).arg(from).arg(horizon).arg("WITHSCORES");
+    let from = if old == 0 {
+        "-inf".to_owned()
+    } else {
+        format!("({old}")
+    };
+    cmd.arg(names::timers_key(p.partition))
+        .arg(from)
+        .arg(horizon)
+        .arg("WITHSCORES");
     let timers: Vec<(String, i64)> = p.store.read(&cmd).await.map_err(broken)?;
     p.timers.set_horizon(horizon);
     for (member, due) in timers {

@@ -70,8 +70,15 @@ pub(crate) struct Store {
 
 impl Store {
     /// Wraps a fresh private connection. `fence` is what this owner will write on acquisition.
-    pub(crate) async fn new(p: PartitionId, mut connection: MultiplexedConnection, fence: Fence) -> Result<Self, Error> {
-        let client_id: i64 = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
+    pub(crate) async fn new(
+        p: PartitionId,
+        mut connection: MultiplexedConnection,
+        fence: Fence,
+    ) -> Result<Self, Error> {
+        let client_id: i64 = redis::cmd("CLIENT")
+            .arg("ID")
+            .query_async(&mut connection)
+            .await?;
         Ok(Self {
             partition: p,
             connection,
@@ -91,8 +98,12 @@ impl Store {
     /// Kills a connection that may still carry a commit of ours. Not allowed or unknown id is fine: the fence is
     /// moved before anything is read.
     pub(crate) async fn kill(&mut self, client_id: i64) -> Result<(), Error> {
-        let reply: Result<Value, _> =
-            redis::cmd("CLIENT").arg("KILL").arg("ID").arg(client_id).query_async(&mut self.connection).await;
+        let reply: Result<Value, _> = redis::cmd("CLIENT")
+            .arg("KILL")
+            .arg("ID")
+            .arg(client_id)
+            .query_async(&mut self.connection)
+            .await;
         match reply {
             Ok(_) => Ok(()),
             Err(e) if e.code().is_some() => Ok(()),
@@ -123,7 +134,10 @@ impl Store {
         let replies: Vec<Value> = pipe.query_async(&mut self.connection).await?;
         let now = self.held(&replies[exec + 2..])?;
         let mine = !matches!(replies[exec], Value::Nil) && now.fence.as_ref() == Some(&fence);
-        self.armed = now.fence_text.zip(now.position.as_ref().map(encode)).filter(|_| mine);
+        self.armed = now
+            .fence_text
+            .zip(now.position.as_ref().map(encode))
+            .filter(|_| mine);
         self.fence = fence;
         Ok(mine)
     }
@@ -131,8 +145,13 @@ impl Store {
     /// One commit: everything in `batch`, the position, and the fence with its beat moved. `release` leaves the fence
     /// free for the next owner. After any outcome but applied and refused this store commits nothing more.
     pub(crate) async fn commit(&mut self, batch: &Batch, position: &Position, release: bool) -> Outcome {
-        let Some(before) = self.armed.take() else { return Outcome::Lost };
-        let fence = Fence { released: release, ..self.fence.next() };
+        let Some(before) = self.armed.take() else {
+            return Outcome::Lost;
+        };
+        let fence = Fence {
+            released: release,
+            ..self.fence.next()
+        };
         let after = (encode(&fence), encode(position));
         let mut pipe = Pipeline::new();
         pipe.ignore_errors();
@@ -160,7 +179,10 @@ impl Store {
     }
 
     /// Reads whole state hashes, in order; an absent one is empty.
-    pub(crate) async fn instances(&mut self, keys: &[InstanceKey]) -> Result<Vec<Vec<(String, Vec<u8>)>>, Error> {
+    pub(crate) async fn instances(
+        &mut self,
+        keys: &[InstanceKey],
+    ) -> Result<Vec<Vec<(String, Vec<u8>)>>, Error> {
         let mut pipe = Pipeline::new();
         for key in keys {
             pipe.cmd("HGETALL").arg(names::instance_key(self.partition, key));
@@ -192,7 +214,10 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("partition", &self.partition).field("fence", &self.fence).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("partition", &self.partition)
+            .field("fence", &self.fence)
+            .finish_non_exhaustive()
     }
 }
 
@@ -234,7 +259,10 @@ fn text(key: &str, value: Option<&Value>) -> Result<Option<String>, Error> {
     match value {
         Some(Value::Nil) => Ok(None),
         Some(Value::BulkString(b)) => Ok(Some(String::from_utf8_lossy(b).into_owned())),
-        other => Err(Error::Foreign { key: key.into(), text: format!("{other:?}").chars().take(200).collect() }),
+        other => Err(Error::Foreign {
+            key: key.into(),
+            text: format!("{other:?}").chars().take(200).collect(),
+        }),
     }
 }
 
@@ -242,7 +270,10 @@ fn decode<T: serde::de::DeserializeOwned>(key: &str, text: Option<&str>) -> Resu
     let Some(text) = text else { return Ok(None) };
     match serde_json::from_str(text) {
         Ok(value) => Ok(Some(value)),
-        Err(_) => Err(Error::Foreign { key: key.into(), text: text.chars().take(200).collect() }),
+        Err(_) => Err(Error::Foreign {
+            key: key.into(),
+            text: text.chars().take(200).collect(),
+        }),
     }
 }
 
@@ -290,13 +321,23 @@ mod tests {
     #[test]
     fn a_refused_transaction_names_the_first_refusal_and_needs_the_old_fence() {
         let replies = |fence: &str| {
-            [Value::Okay, error("OOM command not allowed"), error("EXECABORT Transaction discarded"), Value::Okay, bulk(fence), bulk("p")]
+            [
+                Value::Okay,
+                error("OOM command not allowed"),
+                error("EXECABORT Transaction discarded"),
+                Value::Okay,
+                bulk(fence),
+                bulk("p"),
+            ]
         };
         match judge(&replies("before"), 2, &texts("before"), &texts("after")) {
             Outcome::Refused(text) => assert!(text.contains("OOM"), "{text}"),
             other => panic!("{other:?}"),
         }
-        assert_eq!(judge(&replies("other"), 2, &texts("before"), &texts("after")), Outcome::Lost);
+        assert_eq!(
+            judge(&replies("other"), 2, &texts("before"), &texts("after")),
+            Outcome::Lost
+        );
     }
 
     /// A real server for the races that no table can show.
@@ -308,14 +349,30 @@ mod tests {
     impl Redis {
         async fn start() -> Self {
             let program = std::env::var("MILLRACE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
             let process = tokio::process::Command::new(program)
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args([
+                    "--port",
+                    &port.to_string(),
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                ])
                 .stdout(std::process::Stdio::null())
                 .kill_on_drop(true)
                 .spawn()
                 .expect("redis-server is brought by tools/servers");
-            let redis = Self { url: format!("redis://127.0.0.1:{port}/"), _process: process };
+            let redis = Self {
+                url: format!("redis://127.0.0.1:{port}/"),
+                _process: process,
+            };
             let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
             while redis.try_connect().await.is_none() {
                 assert!(tokio::time::Instant::now() < deadline, "redis does not answer");
@@ -334,8 +391,16 @@ mod tests {
         }
 
         async fn owner(&self, nonce: &str, counter: u64) -> (Store, Position) {
-            let fence = Fence { counter, nonce: nonce.into(), beat: 0, owner: nonce.into(), released: false };
-            let mut store = Store::new(PartitionId(0), self.connect().await, fence.clone()).await.unwrap();
+            let fence = Fence {
+                counter,
+                nonce: nonce.into(),
+                beat: 0,
+                owner: nonce.into(),
+                released: false,
+            };
+            let mut store = Store::new(PartitionId(0), self.connect().await, fence.clone())
+                .await
+                .unwrap();
             // An owner that commits meanwhile makes an acquisition fail; a contender tries again.
             for _ in 0..1000 {
                 let held = store.watch().await.unwrap();
@@ -351,28 +416,54 @@ mod tests {
     }
 
     fn at(position: &Position, sequence: u64) -> Position {
-        Position { sequence, ..position.clone() }
+        Position {
+            sequence,
+            ..position.clone()
+        }
     }
 
     #[tokio::test]
     async fn only_the_newest_owner_can_commit() {
         let redis = Redis::start().await;
         let (mut old, start) = redis.owner("old", 1).await;
-        assert_eq!(old.commit(&Batch::default(), &at(&start, 1), false).await, Outcome::Applied);
+        assert_eq!(
+            old.commit(&Batch::default(), &at(&start, 1), false).await,
+            Outcome::Applied
+        );
         let (mut new, position) = redis.owner("new", 2).await;
         assert_eq!(position.sequence, 1);
-        assert_eq!(old.commit(&Batch::default(), &at(&start, 2), false).await, Outcome::Lost);
-        assert_eq!(old.commit(&Batch::default(), &at(&start, 2), false).await, Outcome::Lost, "it stays lost");
-        assert_eq!(new.commit(&Batch::default(), &at(&position, 5), false).await, Outcome::Applied);
+        assert_eq!(
+            old.commit(&Batch::default(), &at(&start, 2), false).await,
+            Outcome::Lost
+        );
+        assert_eq!(
+            old.commit(&Batch::default(), &at(&start, 2), false).await,
+            Outcome::Lost,
+            "it stays lost"
+        );
+        assert_eq!(
+            new.commit(&Batch::default(), &at(&position, 5), false).await,
+            Outcome::Applied
+        );
         assert_eq!(new.watch().await.unwrap().position.unwrap().sequence, 5);
     }
 
     #[tokio::test]
     async fn two_contenders_cannot_both_acquire() {
         let redis = Redis::start().await;
-        let fence = |n: &str| Fence { counter: 1, nonce: n.into(), beat: 0, owner: n.into(), released: false };
-        let mut a = Store::new(PartitionId(0), redis.connect().await, fence("a")).await.unwrap();
-        let mut b = Store::new(PartitionId(0), redis.connect().await, fence("b")).await.unwrap();
+        let fence = |n: &str| Fence {
+            counter: 1,
+            nonce: n.into(),
+            beat: 0,
+            owner: n.into(),
+            released: false,
+        };
+        let mut a = Store::new(PartitionId(0), redis.connect().await, fence("a"))
+            .await
+            .unwrap();
+        let mut b = Store::new(PartitionId(0), redis.connect().await, fence("b"))
+            .await
+            .unwrap();
         a.watch().await.unwrap();
         b.watch().await.unwrap();
         let start = Position::start("i");
@@ -397,7 +488,11 @@ mod tests {
             };
             let committer = async {
                 for n in 1..=50 {
-                    if old.commit(&Batch::default(), &at(&position, round * 100 + n), false).await != Outcome::Applied {
+                    if old
+                        .commit(&Batch::default(), &at(&position, round * 100 + n), false)
+                        .await
+                        != Outcome::Applied
+                    {
                         return true;
                     }
                 }
@@ -406,7 +501,10 @@ mod tests {
             let (taken_at, lost) = tokio::join!(taker, committer);
             aborted += u32::from(lost);
             let (_, after) = redis.owner(&format!("check{round}"), round * 2 + 3).await;
-            assert_eq!(after.sequence, taken_at, "round {round}: a write landed after the fence moved");
+            assert_eq!(
+                after.sequence, taken_at,
+                "round {round}: a write landed after the fence moved"
+            );
         }
         assert!(aborted > 0, "no round raced");
     }
@@ -425,8 +523,14 @@ mod tests {
         let mut batch = Batch::default();
         batch.dead(1, bytes::Bytes::from_static(b"x"));
         let refused = store.commit(&batch, &at(&start, 1), false).await;
-        assert!(matches!(&refused, Outcome::Refused(why) if why.contains("OOM")), "{refused:?}");
+        assert!(
+            matches!(&refused, Outcome::Refused(why) if why.contains("OOM")),
+            "{refused:?}"
+        );
         limit("0").await;
-        assert_eq!(store.commit(&batch, &at(&start, 1), false).await, Outcome::Applied);
+        assert_eq!(
+            store.commit(&batch, &at(&start, 1), false).await,
+            Outcome::Applied
+        );
     }
 }

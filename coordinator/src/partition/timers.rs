@@ -64,7 +64,9 @@ impl Timers {
     pub(crate) fn fire(&mut self, now_ms: i64, now: Instant, max: usize) -> Vec<String> {
         let mut members = Vec::new();
         while members.len() < max && self.due.first().is_some_and(|(due, _)| *due <= now_ms) {
-            let Some((_, member)) = self.due.pop_first() else { break };
+            let Some((_, member)) = self.due.pop_first() else {
+                break;
+            };
             self.fired.insert(member.clone(), now);
             members.push(member);
         }

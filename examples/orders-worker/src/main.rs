@@ -51,11 +51,19 @@ struct Receipt {
 async fn charge(ctx: Context, input: Charge) -> Result<Receipt, Failure> {
     if input.cents == 0 {
         // An error of our own: the workflow can catch it by its type.
-        return Err(Failure::custom("https://example.com/errors/nothing-to-pay", 422, "the amount is zero"));
+        return Err(Failure::custom(
+            "https://example.com/errors/nothing-to-pay",
+            422,
+            "the amount is zero",
+        ));
     }
     let payment = format!("payment-{}", ctx.idempotency_key());
     bank_transfer(&payment);
-    Ok(Receipt { order: input.order, cents: input.cents, payment })
+    Ok(Receipt {
+        order: input.order,
+        cents: input.cents,
+        payment,
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,13 +88,18 @@ async fn ship(ctx: Context, input: Ship) -> Result<Shipment, Failure> {
         labels.push(format!("{}-{}", input.order, parcel + 1));
         ctx.checkpoint(&labels).await?;
     }
-    Ok(Shipment { order: input.order, labels })
+    Ok(Shipment {
+        order: input.order,
+        labels,
+    })
 }
 
 /// Stands for a bank that ignores a payment it has seen.
 fn bank_transfer(payment: &str) {
     static SEEN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
-    SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(payment.to_owned());
+    SEEN.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(payment.to_owned());
 }
 
 #[cfg(test)]
@@ -101,7 +114,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_same_step_is_charged_under_the_same_payment() {
-        let charged = async |ctx| charge(ctx, Charge { order: "o1".into(), cents: 5 }).await;
+        let charged = async |ctx| {
+            charge(
+                ctx,
+                Charge {
+                    order: "o1".into(),
+                    cents: 5,
+                },
+            )
+            .await
+        };
         let ctx = context();
         let (first, again) = (charged(ctx.clone()).await.unwrap(), charged(ctx).await.unwrap());
         assert_eq!(first.payment, again.payment);
@@ -111,7 +133,15 @@ mod tests {
     async fn shipping_goes_on_where_it_was_left() {
         let ctx = context();
         ctx.checkpoint(&["o1-1"]).await.unwrap();
-        let shipment = ship(ctx, Ship { order: "o1".into(), parcels: 3 }).await.unwrap();
+        let shipment = ship(
+            ctx,
+            Ship {
+                order: "o1".into(),
+                parcels: 3,
+            },
+        )
+        .await
+        .unwrap();
         assert_eq!(shipment.labels, ["o1-1", "o1-2", "o1-3"]);
     }
 }

@@ -7,8 +7,8 @@ use crate::trace::Event;
 
 use super::{Activation, Failure, Move, Run};
 
-/// Bytes of an error's detail that are kept: a worker may put a whole response body into it.
-const DETAIL_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of each text of an error that are kept: a worker may put a whole response body into it.
+const TEXT_BYTES_MAX: usize = 8 * 1024;
 
 impl Activation<'_> {
     /// A task failed, with a frame of its own or before it had one. What is left of it is taken down.
@@ -144,14 +144,23 @@ impl Activation<'_> {
     }
 }
 
-/// Cuts a detail to its bound.
+/// Cuts the texts of a problem to their bound.
 pub(crate) fn shorten(mut problem: Problem) -> Problem {
-    if let Some(detail) = &mut problem.detail
-        && detail.len() > DETAIL_BYTES_MAX
-    {
-        let end = detail.floor_char_boundary(DETAIL_BYTES_MAX);
-        detail.truncate(end);
-        detail.push('…');
-    }
+    let Problem {
+        kind,
+        status: _,
+        title,
+        detail,
+        instance,
+    } = &mut problem;
+    cut(kind);
+    [title, detail, instance].into_iter().flatten().for_each(cut);
     problem
+}
+
+fn cut(text: &mut String) {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
 }

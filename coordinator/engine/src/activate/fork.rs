@@ -108,14 +108,8 @@ impl Activation<'_> {
         let output = Data::new(settled.iter().map(|f| f.data().value().clone()).collect());
         let changed: Vec<&Data> = settled.iter().filter_map(|f| f.context.as_ref()).collect();
         let scope = Scope {
-            instance: self.instance,
-            plan: self.plan,
-            now_ms: self.now_ms,
             frame: Some(id),
-            task: None,
-            input: None,
-            output: None,
-            error: None,
+            ..self.workflow_scope()
         };
         let merged = (!changed.is_empty()).then(|| merge(scope.context().value(), &changed));
         self.drop_below(id);

@@ -28,6 +28,8 @@ mod try_;
 mod wait;
 pub(crate) mod workflow;
 
+use std::cell::Cell;
+
 use millrace_common::{InstanceKey, Problem, RecordBody, limits};
 use millrace_dsl::model::Flow;
 
@@ -49,6 +51,8 @@ pub(crate) struct Activation<'a> {
     pub(crate) effects: Vec<Effect>,
     /// Tasks that may still begin.
     budget: u32,
+    /// What expressions took of the budget besides.
+    effort: Cell<u32>,
     /// Frames to go on with, the next one last.
     agenda: Vec<FrameId>,
     /// Frames that the budget stopped, in this order.
@@ -134,6 +138,7 @@ impl<'a> Activation<'a> {
             now_ms,
             effects: Vec::new(),
             budget: limits::ACTIVATION_TASKS_MAX,
+            effort: Cell::new(0),
             agenda: Vec::new(),
             interrupted: Vec::new(),
         }
@@ -242,22 +247,20 @@ impl<'a> Activation<'a> {
         }
     }
 
-    pub(crate) const fn has_budget(&self) -> bool {
+    /// True when another task may begin; long expressions count as many tasks.
+    pub(crate) fn has_budget(&mut self) -> bool {
+        self.budget = self.budget.saturating_sub(self.effort.take());
         self.budget > 0
     }
 
     /// Uses up one task of the budget; when there is none left, the frame goes on later.
     fn spend(&mut self, frame: FrameId) -> bool {
-        match self.budget.checked_sub(1) {
-            Some(rest) => {
-                self.budget = rest;
-                true
-            }
-            None => {
-                self.interrupted.push(frame);
-                false
-            }
+        if !self.has_budget() {
+            self.interrupted.push(frame);
+            return false;
         }
+        self.budget -= 1;
+        true
     }
 
     pub(crate) fn send(&mut self, id: String, to: InstanceKey, body: RecordBody) {
@@ -286,6 +289,7 @@ impl<'a> Activation<'a> {
             instance: self.instance,
             plan: self.plan,
             now_ms: self.now_ms,
+            effort: &self.effort,
             frame: Some(self.scope_frame(run, own)),
             task: Some(TaskScope {
                 node: self.node(run.node),

@@ -58,11 +58,12 @@ impl Activation<'_> {
         Ok(input)
     }
 
-    fn workflow_scope(&self) -> Scope<'_> {
+    pub(crate) fn workflow_scope(&self) -> Scope<'_> {
         Scope {
             instance: self.instance,
             plan: self.plan,
             now_ms: self.now_ms,
+            effort: &self.effort,
             frame: Some(ROOT_FRAME),
             task: None,
             input: None,

@@ -149,3 +149,19 @@ fn lists_nest_deeply() {
         .unwrap();
     assert_eq!(done.join().unwrap(), json!({"n": 2}));
 }
+
+#[test]
+fn long_expressions_count_as_many_tasks() {
+    let body = "do: [{l: {for: {in: '${ [range(100)] }'}, do: [{s: {set: {n: '${ reduce range(100000) as $x (0; . + $x) }'}}}]}}]";
+    let mut world = World::with(body);
+    world.split = Split::Every;
+    world.start("a", json!({}));
+    world.run();
+    assert_eq!(world.output("a"), json!({"n": 4_999_950_000_u64}));
+    let pieces = world
+        .history
+        .iter()
+        .filter(|r| matches!(r.body, RecordBody::Continue { .. }))
+        .count();
+    assert!((5..=50).contains(&pieces), "{pieces}");
+}

@@ -21,7 +21,11 @@ impl CallSpan {
         let start_us = now_us();
         // A step may call several times (redirections): the time tells them apart.
         let span_id = span_id_of(&[&parent.span_id.to_string(), "http", &start_us.to_string()]);
-        Some(Self { context: TraceContext { span_id, ..parent }, parent, start_us })
+        Some(Self {
+            context: TraceContext { span_id, ..parent },
+            parent,
+            start_us,
+        })
     }
 
     /// What the request carries.
