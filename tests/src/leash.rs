@@ -1,15 +1,13 @@
 //! Ties children to the test: they die with it, even when it is killed with SIGKILL and no destructor runs.
 //!
 //! Linux only. The kernel watches the *thread* that made the child, so all children come from one thread that lives as
-//! long as the process. Between fork and exec the child must ask for the signal itself: a small program does that and
-//! then becomes the real one.
+//! long as the process. Between fork and exec the child must ask for the signal itself: `millrace __exec` does that and
+//! then becomes the real program.
 
 use std::io;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{LazyLock, Mutex, mpsc};
-
-/// First argument that makes `ledger-worker` the small program.
-pub(crate) const FLAG: &str = "--leash";
 
 type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
 
@@ -36,43 +34,12 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
 }
 
 /// A command for `program` on the leash.
-pub(crate) fn command(program: &std::path::Path) -> anyhow::Result<Command> {
+pub(crate) fn command(program: &Path) -> anyhow::Result<Command> {
     if cfg!(not(target_os = "linux")) {
         return Ok(Command::new(program));
     }
-    let mut command = Command::new(crate::binary("ledger-worker")?);
-    command.arg(FLAG).arg(std::process::id().to_string()).arg(program);
+    let mut command = Command::new(crate::binary("millrace")?);
+    let parent = std::process::id().to_string();
+    command.args(["__exec", "--parent", &parent, "--"]).arg(program);
     Ok(command)
 }
-
-/// Becomes the program named in the arguments if [`FLAG`] is the first of them; else returns.
-///
-/// # Panics
-/// When the program cannot be run.
-pub fn run_if_asked() {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|first| first != FLAG) {
-        return;
-    }
-    let parent = arguments
-        .next()
-        .and_then(|text| text.to_str()?.parse::<i32>().ok());
-    let program = arguments.next().expect("a program follows");
-    die_with(parent.expect("the parent's id follows"));
-    let mut command = Command::new(program);
-    command.args(arguments);
-    let error = std::os::unix::process::CommandExt::exec(&mut command);
-    panic!("cannot run {command:?}: {error}");
-}
-
-#[cfg(target_os = "linux")]
-fn die_with(parent: i32) {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::SIGKILL).expect("the signal exists");
-    // The parent may have died before the kernel was asked to watch it.
-    if nix::unistd::getppid().as_raw() != parent {
-        std::process::exit(1);
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn die_with(_parent: i32) {}

@@ -27,7 +27,6 @@ pub mod yaml;
 
 pub use binaries::binary;
 pub use client::{Answer, Client};
-pub use leash::run_if_asked as run_leash_if_asked;
 pub use process::{Process, Spec, Usage};
 pub use seed::Rng;
 pub use servers::{Nats, NatsOptions, Redis, RedisOptions};
