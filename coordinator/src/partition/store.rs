@@ -405,7 +405,7 @@ mod tests {
             for _ in 0..1000 {
                 let held = store.watch().await.unwrap();
                 let start = Position::start("i");
-                let position = held.position.clone().unwrap_or(start.clone());
+                let position = held.position.clone().unwrap_or_else(|| start.clone());
                 let first = held.position.is_none().then_some(&start);
                 if store.acquire(fence.clone(), first).await.unwrap() {
                     return (store, position);
