@@ -31,7 +31,7 @@ pub enum Ignored {
     AlreadyStarted,
     /// The instance has ended.
     Ended,
-    /// A result of a step that is not open: a duplicate, a lost race, or an earlier attempt or generation.
+    /// A result of a step that is not open: a duplicate, a lost race, or an earlier attempt.
     StaleStep,
     /// A timer that was cancelled, fired before, or belongs to a frame that moved on.
     StaleTimer,
@@ -94,8 +94,8 @@ pub enum Effect {
     },
     /// Append a record to the log of the instance's partition: child start and cancel, child ended, own continue.
     /// Kept in the outbox under `id` until the log has acknowledged it; may be appended more than once, in the order
-    /// of the effects for one receiver. The partition in the parent link of a child's start is 0 here: the shell, which
-    /// knows it, fills it in when it sends.
+    /// of the effects for one receiver. Whom it concerns follows from `to`: the partition in the parent link of a
+    /// child's start is always 0, because nothing reads it.
     Send {
         /// Unique within the sending instance; a later one with the same id replaces an earlier one.
         id: String,
