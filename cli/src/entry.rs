@@ -32,8 +32,8 @@ pub(crate) fn base_ms(first: &Value) -> i64 {
     first["startedAt"].as_i64().map_or(at, |started| started.min(at))
 }
 
-/// One thing that an instance waits for.
-pub(crate) fn waiting(waiting: &Value, style: Style) -> String {
+/// One thing that an instance waits for, in at most `width` characters.
+pub(crate) fn waiting(waiting: &Value, width: usize, style: Style) -> String {
     let task = text(waiting, "/task");
     let name = task.rsplit('/').next().unwrap_or_default();
     let worker = text(waiting, "/worker");
@@ -42,7 +42,7 @@ pub(crate) fn waiting(waiting: &Value, style: Style) -> String {
         _ => String::new(),
     };
     let what = match waiting["kind"].as_str().unwrap_or_default() {
-        "step" if worker.is_empty() => format!("{} waits for a worker{attempt}", text(waiting, "/function")),
+        "step" if worker.is_empty() => format!("{} is dispatched{attempt}", text(waiting, "/function")),
         "step" => format!("{} runs on {worker}{attempt}", text(waiting, "/function")),
         "timer" => format!("waits until {}", text(waiting, "/due")),
         "retry" => format!("is tried again at {}", text(waiting, "/due")),
@@ -50,7 +50,11 @@ pub(crate) fn waiting(waiting: &Value, style: Style) -> String {
         "quarantine" => format!("is quarantined: {}", text(waiting, "/reason")),
         other => other.to_owned(),
     };
-    format!("{:NAME$} {}", cut(name, NAME), style.cyan(&cut(&what, 100)))
+    format!(
+        "{:NAME$} {}",
+        cut(name, NAME),
+        style.cyan(&cut(&what, width.saturating_sub(NAME + 1).max(10)))
+    )
 }
 
 /// A problem of the language in one line.
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn waiting_names_who_and_what() {
-        let plain = |value: Value| waiting(&value, Style::plain());
+        let plain = |value: Value| waiting(&value, 100, Style::plain());
         assert_eq!(
             plain(
                 json!({"kind":"step","task":"/do/1/ship","function":"sleep:1.0.0","worker":"w-2","attempt":2})
@@ -161,7 +165,7 @@ mod tests {
         );
         assert_eq!(
             plain(json!({"kind":"step","task":"/do/1/ship","function":"sleep:1.0.0","attempt":1})),
-            "ship               sleep:1.0.0 waits for a worker"
+            "ship               sleep:1.0.0 is dispatched"
         );
     }
 }

@@ -8,10 +8,12 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::entry;
-use crate::terminal::{Style, is_live};
+use crate::terminal::{Style, is_live, stderr_width};
 
 /// Lines that are redrawn at most.
 const LIVE_MAX: usize = 8;
+/// Columns of such a line around what is waited for: indent, sign and seconds.
+const AROUND: usize = 24;
 const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /// See the module.
@@ -76,6 +78,8 @@ impl Screen {
         self.turn += 1;
         let frame = FRAMES[self.turn % FRAMES.len()];
         let keys: Vec<_> = waiting.iter().map(identity).collect();
+        // A line that wrapped would be two, and only one would be taken away.
+        let width = stderr_width().saturating_sub(AROUND);
         self.since.retain(|key, _| keys.contains(key));
         let mut text = String::new();
         for (one, key) in waiting.iter().zip(keys).take(LIVE_MAX) {
@@ -85,7 +89,7 @@ impl Screen {
                 .or_insert_with(Instant::now)
                 .elapsed()
                 .as_secs_f32();
-            let line = entry::waiting(one, self.style);
+            let line = entry::waiting(one, width, self.style);
             let time = self.style.dim(&format!("{seconds:.1} s"));
             text += &format!("           {} {line} {time}\n", self.style.cyan(frame));
             self.drawn += 1;
@@ -110,7 +114,7 @@ impl Screen {
         let mut text = String::new();
         let mut said = HashMap::new();
         for one in waiting.iter().take(LIVE_MAX) {
-            let (key, line) = (identity(one), entry::waiting(one, self.style));
+            let (key, line) = (identity(one), entry::waiting(one, usize::MAX, self.style));
             // Of steps, timers and retries the history tells.
             let known = self.said.get(&key).is_some_and(|earlier| *earlier == line);
             let speaks = one["kind"] == "child" || one["kind"] == "quarantine";

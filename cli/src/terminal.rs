@@ -90,6 +90,11 @@ pub(crate) fn is_live() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb")
 }
 
+/// Columns of the terminal that standard error is.
+pub(crate) fn stderr_width() -> usize {
+    terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| usize::from(width.0))
+}
+
 /// Cuts a text to a number of characters.
 pub(crate) fn cut(text: &str, max: usize) -> String {
     let line = text.lines().next().unwrap_or_default();

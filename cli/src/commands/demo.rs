@@ -361,8 +361,8 @@ mod tests {
         let (entries, kill) = story();
         assert_eq!(
             missing(&done, &entries, None).len(),
-            2,
-            "nobody killed, nothing taken over"
+            3,
+            "nobody killed, nothing taken over, a delivery that nothing explains"
         );
         assert_eq!(
             missing(&json!({"status": "faulted"}), &entries, Some(&kill)).len(),

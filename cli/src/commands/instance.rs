@@ -125,7 +125,10 @@ fn details(view: &Value) -> String {
             .join(" ")
     });
     let waiting = view["waitingFor"].as_array().map_or(&[][..], Vec::as_slice);
-    let waiting: String = waiting.iter().map(|w| entry::waiting(w, style) + "\n").collect();
+    let waiting: String = waiting
+        .iter()
+        .map(|w| entry::waiting(w, 120, style) + "\n")
+        .collect();
     fields(&[
         ("id", text(view, "/id")),
         ("definition", format!("{namespace}/{name}@{version}")),
