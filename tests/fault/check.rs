@@ -86,7 +86,11 @@ fn of_keys(ledger: &[Entry]) -> Vec<String> {
     for entry in ledger {
         let owner = *owners.entry(&entry.key).or_insert_with(|| entry.place());
         if owner != entry.place() {
-            found.push(format!("key {} is used by {owner:?} and {:?}", entry.key, entry.place()));
+            found.push(format!(
+                "key {} is used by {owner:?} and {:?}",
+                entry.key,
+                entry.place()
+            ));
         }
     }
     found
@@ -101,14 +105,17 @@ fn of_step(id: &str, seen: &Seen, step: u32, entries: &[&Entry], before: Option<
         found.push(format!("{id}: step {step} was run with different keys"));
     }
     let given = seen.total + u64::from(step) - 1;
-    found.extend(
-        entries
-            .iter()
-            .filter(|e| e.total != given)
-            .map(|e| format!("{id}: step {step} was given the sum {}, expected {given}", e.total)),
-    );
+    found.extend(entries.iter().filter(|e| e.total != given).map(|e| {
+        format!(
+            "{id}: step {step} was given the sum {}, expected {given}",
+            e.total
+        )
+    }));
     if step > 1 && first(entries, What::Begin).is_some_and(|begun| before.is_none_or(|ended| begun < ended)) {
-        found.push(format!("{id}: step {step} began before step {} had ended once", step - 1));
+        found.push(format!(
+            "{id}: step {step} began before step {} had ended once",
+            step - 1
+        ));
     }
     found
 }
@@ -129,16 +136,25 @@ mod tests {
         for (number, id) in ["a", "b"].into_iter().enumerate() {
             let total = number as u64 * 1_000;
             let history = (1..=STEPS).map(|s| json!({"type": "task.completed", "name": task_name(s)}));
-            let view = json!({"status": "completed", "output": {"step": STEPS, "total": total + u64::from(STEPS)}});
+            let view =
+                json!({"status": "completed", "output": {"step": STEPS, "total": total + u64::from(STEPS)}});
             for step in 1..=STEPS {
                 ledger.push(entry(id, step, total, What::Begin));
                 ledger.push(entry(id, step, total, What::End));
             }
-            let seen = Seen { total, view: Some(view), history: history.collect() };
+            let seen = Seen {
+                total,
+                view: Some(view),
+                history: history.collect(),
+            };
             instances.insert(id.to_owned(), seen);
         }
         // Step 3 of the first instance once more: the worker was killed before its result had left.
-        ledger.push(Entry { at: 99, pid: 2, ..entry("a", 3, 0, What::Begin) });
+        ledger.push(Entry {
+            at: 99,
+            pid: 2,
+            ..entry("a", 3, 0, What::Begin)
+        });
         (instances, ledger)
     }
 
@@ -160,7 +176,10 @@ mod tests {
         let mut evidence = good();
         spoil(&mut evidence);
         let found = violations(&evidence.0, &evidence.1);
-        assert!(found.iter().any(|f| f.contains(expected)), "{expected}: {found:?}");
+        assert!(
+            found.iter().any(|f| f.contains(expected)),
+            "{expected}: {found:?}"
+        );
     }
 
     fn a(evidence: &mut Evidence) -> &mut Seen {
@@ -217,7 +236,9 @@ mod tests {
 
     #[test]
     fn wrong_keys_are_seen() {
-        rejects("run with different keys", |e| e.1.last_mut().unwrap().key = "other".into());
+        rejects("run with different keys", |e| {
+            e.1.last_mut().unwrap().key = "other".into()
+        });
         rejects("is used by", |e| e.1.last_mut().unwrap().key = "b/7".into());
         rejects("is used by", |e| {
             for x in &mut e.1 {
@@ -229,6 +250,8 @@ mod tests {
     #[test]
     fn what_nobody_asked_for_is_seen() {
         rejects("never asked for", |e| e.1.push(entry("c", 1, 0, What::Begin)));
-        rejects("never asked for", |e| e.1.push(entry("a", STEPS + 1, 0, What::Begin)));
+        rejects("never asked for", |e| {
+            e.1.push(entry("a", STEPS + 1, 0, What::Begin))
+        });
     }
 }

@@ -33,7 +33,9 @@ impl<'a> Injector<'a> {
     pub(crate) fn new(stack: &'a Stack, ledger: &'a Path) -> Self {
         Self {
             stack,
-            clients: (0..stack.coordinators.len()).map(|n| stack.client_of(n)).collect(),
+            clients: (0..stack.coordinators.len())
+                .map(|n| stack.client_of(n))
+                .collect(),
             ledger,
             figures: Figures::default(),
             violations: Vec::new(),
@@ -69,7 +71,8 @@ impl<'a> Injector<'a> {
     fn look_for_exits(&mut self) {
         for process in self.stack.processes() {
             if let Some(status) = process.exit_status() {
-                self.violations.push(format!("{} ended by itself: {status}", process.name()));
+                self.violations
+                    .push(format!("{} ended by itself: {status}", process.name()));
             }
         }
     }
@@ -125,9 +128,9 @@ impl<'a> Injector<'a> {
         match taken {
             _ if !measured => self.figures.unmeasured += 1,
             Some(time) => self.figures.taken_over(class, time),
-            None => self
-                .violations
-                .push(format!("{class}: partitions of coordinator-{owner} were not taken over within {GIVE_UP:?}")),
+            None => self.violations.push(format!(
+                "{class}: partitions of coordinator-{owner} were not taken over within {GIVE_UP:?}"
+            )),
         }
         if let Some(time) = taken.filter(|time| measured && *time >= TAKE_OVER_MAX) {
             eprintln!("slow take-over of coordinator-{owner}: {time:?}");
@@ -140,7 +143,9 @@ impl<'a> Injector<'a> {
             let (owners, count) = self.owners(None).await;
             (count > 0 && owners.len() == count).then_some(owners)
         };
-        eventually_within(GIVE_UP, "everything is served", check).await.ok()
+        eventually_within(GIVE_UP, "everything is served", check)
+            .await
+            .ok()
     }
 
     /// Time from `begun` until all that `gone` served is served by a later owner, and the rest is served, too.
@@ -164,10 +169,21 @@ impl<'a> Injector<'a> {
 
     /// Who serves what, and how many partitions there are; the coordinator `silent` is not asked.
     async fn owners(&self, silent: Option<usize>) -> (Owners, usize) {
-        let asked = self.clients.iter().enumerate().filter(|(number, _)| Some(*number) != silent);
+        let asked = self
+            .clients
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| Some(*number) != silent);
         let asked = asked.map(|(number, client)| async move {
             let answer = tokio::time::timeout(Duration::from_secs(1), client.get("/api/v1/status")).await;
-            (number, answer.ok().and_then(Result::ok).map(|a| a.body).unwrap_or_default())
+            (
+                number,
+                answer
+                    .ok()
+                    .and_then(Result::ok)
+                    .map(|a| a.body)
+                    .unwrap_or_default(),
+            )
         });
         let (mut owners, mut count) = (Owners::new(), 0);
         for (number, status) in futures_util::future::join_all(asked).await {
@@ -190,11 +206,15 @@ impl<'a> Injector<'a> {
         let process = &self.stack.workers[number];
         let pid = process.pid().unwrap_or_default();
         let is_calm = self.settled().await.is_some();
-        let busy = eventually_within(GIVE_UP, "all workers are busy, this one in the middle of a step", async || {
-            let entries = ledger::read(self.ledger).ok()?;
-            let has_slow_step = !ledger::unfinished(&entries, pid).is_empty();
-            (has_slow_step && self.all_busy(&entries)).then_some(())
-        });
+        let busy = eventually_within(
+            GIVE_UP,
+            "all workers are busy, this one in the middle of a step",
+            async || {
+                let entries = ledger::read(self.ledger).ok()?;
+                let has_slow_step = !ledger::unfinished(&entries, pid).is_empty();
+                (has_slow_step && self.all_busy(&entries)).then_some(())
+            },
+        );
         let is_busy = busy.await.is_ok();
         let killed = ledger::now_ms();
         process.kill9();
@@ -212,18 +232,28 @@ impl<'a> Injector<'a> {
     fn all_busy(&self, entries: &[Entry]) -> bool {
         let since = ledger::now_ms().saturating_sub(1_000);
         let busy: BTreeSet<u32> = entries.iter().filter(|e| e.at >= since).map(|e| e.pid).collect();
-        self.stack.workers.iter().all(|w| w.pid().is_some_and(|pid| busy.contains(&pid)))
+        self.stack
+            .workers
+            .iter()
+            .all(|w| w.pid().is_some_and(|pid| busy.contains(&pid)))
     }
 
     /// Waits until the steps that a killed worker had begun are run by another, and books when that began.
-    async fn await_steps(&mut self, open: &BTreeSet<(String, u32)>, pid: u32, killed: u64) -> anyhow::Result<()> {
+    async fn await_steps(
+        &mut self,
+        open: &BTreeSet<(String, u32)>,
+        pid: u32,
+        killed: u64,
+    ) -> anyhow::Result<()> {
         let mut left = open.clone();
         let begun = Instant::now();
         while !left.is_empty() && begun.elapsed() < GIVE_UP {
             tokio::time::sleep(LOOK * 5).await;
             let entries = ledger::read(self.ledger)?;
             for place in open {
-                let others = entries.iter().filter(|e| e.pid != pid && e.place() == (place.0.as_str(), place.1));
+                let others = entries
+                    .iter()
+                    .filter(|e| e.pid != pid && e.place() == (place.0.as_str(), place.1));
                 let again = others.clone().find(|e| e.what == What::Begin && e.at >= killed);
                 // Another had begun it before: this one's execution was an extra one.
                 let is_done = others.clone().any(|e| e.what == What::End);
@@ -238,7 +268,8 @@ impl<'a> Injector<'a> {
             }
         }
         for place in left {
-            self.violations.push(format!("step {place:?} was not taken over within {GIVE_UP:?}"));
+            self.violations
+                .push(format!("step {place:?} was not taken over within {GIVE_UP:?}"));
         }
         Ok(())
     }
@@ -255,5 +286,8 @@ fn main_owner(owners: Option<&Owners>) -> usize {
     for (owner, _) in owners.into_iter().flat_map(BTreeMap::values) {
         *counts.entry(*owner).or_default() += 1;
     }
-    counts.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(owner, _)| owner)
+    counts
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map_or(0, |(owner, _)| owner)
 }

@@ -38,7 +38,11 @@ pub(crate) struct Started {
 /// Steps in a row; each adds 1 to the sum, so that the last sum tells how often results were applied.
 pub(crate) fn definition() -> String {
     let call = |step: u32| {
-        let before = if step == 1 { "$workflow.input.total" } else { ".total" };
+        let before = if step == 1 {
+            "$workflow.input.total"
+        } else {
+            ".total"
+        };
         format!(
             "  - {}: {{ call: 'ledger:1.0.0@default', with: {{ step: {step}, total: '${{ {before} }}', ms: '${{ $workflow.input.ms[{}] }}' }} }}\n",
             task_name(step),
@@ -56,7 +60,11 @@ pub(crate) async fn run(
     mut rng: Rng,
     enough: &AtomicBool,
 ) -> anyhow::Result<Started> {
-    let clients: Arc<Vec<Client>> = Arc::new((0..stack.coordinators.len()).map(|n| stack.client_of(n)).collect());
+    let clients: Arc<Vec<Client>> = Arc::new(
+        (0..stack.coordinators.len())
+            .map(|n| stack.client_of(n))
+            .collect(),
+    );
     let definition = Arc::new(definition);
     let mut starts = JoinSet::new();
     let mut started = Started::default();
@@ -68,9 +76,21 @@ pub(crate) async fn run(
         tick.tick().await;
         let (id, total) = (format!("i{number}"), u64::from(number) * 1_000);
         started.totals.insert(id.clone(), total);
-        let ms = (0..STEPS).map(|_| if rng.between(0..SLOW_ONE_IN) == 0 { SLOW_MS } else { 2 });
+        let ms = (0..STEPS).map(|_| {
+            if rng.between(0..SLOW_ONE_IN) == 0 {
+                SLOW_MS
+            } else {
+                2
+            }
+        });
         let input = json!({"total": total, "ms": ms.collect::<Vec<_>>()});
-        starts.spawn(start(Arc::clone(&clients), Arc::clone(&definition), id, input, rng.clone()));
+        starts.spawn(start(
+            Arc::clone(&clients),
+            Arc::clone(&definition),
+            id,
+            input,
+            rng.clone(),
+        ));
     }
     while let Some(done) = starts.join_next().await {
         for status in done?? {
@@ -103,7 +123,9 @@ async fn start(
             _ => bail!("start of {id} was refused: {answer:?}"),
         }
         if begun.elapsed() > ACCEPT_MAX {
-            bail!("start of {id} was not accepted within {ACCEPT_MAX:?}: answers {statuses:?}, last {answer:?}");
+            bail!(
+                "start of {id} was not accepted within {ACCEPT_MAX:?}: answers {statuses:?}, last {answer:?}"
+            );
         }
     }
 }

@@ -45,7 +45,9 @@ const REST: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_nothing_is_applied_twice() -> anyhow::Result<()> {
-    let runs = std::env::var("MILLRACE_FAULT_RUNS").ok().map_or(Ok(3), |n| n.parse::<u64>());
+    let runs = std::env::var("MILLRACE_FAULT_RUNS")
+        .ok()
+        .map_or(Ok(3), |n| n.parse::<u64>());
     let runs = runs.context("MILLRACE_FAULT_RUNS is not a number")?;
     let first = Rng::fresh_seed();
     let mut figures = Figures::default();
@@ -79,7 +81,11 @@ async fn nothing_is_lost_and_nothing_is_applied_twice() -> anyhow::Result<()> {
     }
     eprintln!("all runs\n{figures}");
     failures.extend(figures.violations());
-    assert!(failures.is_empty(), "MILLRACE_FAULT_SEED repeats a run\n{}", failures.concat());
+    assert!(
+        failures.is_empty(),
+        "MILLRACE_FAULT_SEED repeats a run\n{}",
+        failures.concat()
+    );
     Ok(())
 }
 
@@ -116,7 +122,11 @@ async fn run(stack: &Stack, ledger: &Path, seed: u64) -> anyhow::Result<(Figures
     let (started, broke) = tokio::join!(load::run(stack, definition, rng, &enough), breaking);
     broke?;
     let started = started?;
-    let Injector { mut figures, mut violations, .. } = injector;
+    let Injector {
+        mut figures,
+        mut violations,
+        ..
+    } = injector;
     if let Err(left) = all_ended(&client, &started).await {
         violations.push(format!("{left:#}"));
     }
@@ -141,13 +151,19 @@ async fn all_ended(client: &Client, started: &Started) -> anyhow::Result<()> {
     while !left.is_empty() {
         for id in left.clone() {
             if let Ok(view) = client.instance(id).await
-                && ["completed", "faulted", "cancelled"].iter().any(|s| view["status"] == *s)
+                && ["completed", "faulted", "cancelled"]
+                    .iter()
+                    .any(|s| view["status"] == *s)
             {
                 left.remove(id);
             }
         }
         if tokio::time::Instant::now() >= until {
-            bail!("{} of {} instances have not ended within {DRAIN:?}: {left:?}", left.len(), started.totals.len());
+            bail!(
+                "{} of {} instances have not ended within {DRAIN:?}: {left:?}",
+                left.len(),
+                started.totals.len()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -163,7 +179,14 @@ async fn look(client: &Client, started: &Started) -> anyhow::Result<BTreeMap<Str
             404 => (None, Vec::new()),
             _ => (Some(answer.expect(200)?.body), client.history(id).await?),
         };
-        instances.insert(id.clone(), Seen { total: *total, view, history });
+        instances.insert(
+            id.clone(),
+            Seen {
+                total: *total,
+                view,
+                history,
+            },
+        );
     }
     Ok(instances)
 }
@@ -198,7 +221,12 @@ async fn pending(stack: &Stack) -> anyhow::Result<Vec<(String, u64)>> {
             found.push((key, size));
         }
     }
-    let steps = stack.nats.jetstream().await?.get_stream(names::STEPS_STREAM).await?;
+    let steps = stack
+        .nats
+        .jetstream()
+        .await?
+        .get_stream(names::STEPS_STREAM)
+        .await?;
     found.push((names::STEPS_STREAM.into(), steps.cached_info().state.messages));
     found.retain(|(_, size)| *size > 0);
     Ok(found)

@@ -81,8 +81,16 @@ impl Figures {
             all.extend(times);
         }
         [
-            ("partitions of a killed or stopped coordinator", all, TAKE_OVER_MAX),
-            ("steps of a killed worker", self.step_take_over.clone(), STEP_TAKE_OVER_MAX),
+            (
+                "partitions of a killed or stopped coordinator",
+                all,
+                TAKE_OVER_MAX,
+            ),
+            (
+                "steps of a killed worker",
+                self.step_take_over.clone(),
+                STEP_TAKE_OVER_MAX,
+            ),
         ]
         .into_iter()
         .filter(|(_, times, max)| times.percentile(99) >= *max)
@@ -94,7 +102,14 @@ impl Figures {
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |percent| self.percentile(percent).as_millis();
-        write!(f, "p50 {} ms, p99 {} ms, max {} ms of {}", at(50), at(99), at(100), self.0.len())
+        write!(
+            f,
+            "p50 {} ms, p99 {} ms, max {} ms of {}",
+            at(50),
+            at(99),
+            at(100),
+            self.0.len()
+        )
     }
 }
 
@@ -106,7 +121,11 @@ impl fmt::Display for Figures {
             "instances {}, executions {}, of these extra {}",
             self.instances, self.executions, self.extra
         )?;
-        writeln!(f, "faults {:?}, take-over not measured {}", self.faults, self.unmeasured)?;
+        writeln!(
+            f,
+            "faults {:?}, take-over not measured {}",
+            self.faults, self.unmeasured
+        )?;
         writeln!(f, "answers to starts by status (0: none) {:?}", self.answers)?;
         for (class, times) in &self.take_over {
             writeln!(f, "take-over of partitions, {class}: {times}")?;

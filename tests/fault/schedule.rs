@@ -125,7 +125,15 @@ fn one_seed_gives_one_schedule_with_every_class() {
     assert_ne!(draw(7), draw(8));
     for seed in 0..50 {
         let classes: std::collections::BTreeSet<_> = draw(seed).iter().map(|p| p.fault.class()).collect();
-        for class in ["coordinator", "worker in mid-step", "nats", "redis", "2 together", "all", "coordinator stopped"] {
+        for class in [
+            "coordinator",
+            "worker in mid-step",
+            "nats",
+            "redis",
+            "2 together",
+            "all",
+            "coordinator stopped",
+        ] {
             assert!(classes.contains(class), "seed {seed}: {classes:?}");
         }
     }

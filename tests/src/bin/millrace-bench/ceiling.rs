@@ -17,6 +17,7 @@ use redis::Value;
 use serde::Serialize;
 
 use crate::Plan;
+use crate::engine::nats_options;
 use crate::load::Latency;
 use crate::machine::{Cpu, Meter};
 
@@ -52,7 +53,11 @@ pub(crate) struct Figures {
 
 /// One round, with servers of its own that are gone afterwards.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Figures> {
-    let servers = Stack::builder().coordinators(0).workers(0).prepare()?;
+    let servers = Stack::builder()
+        .coordinators(0)
+        .workers(0)
+        .nats(nats_options())
+        .prepare()?;
     servers.nats.process().restart()?;
     servers.redis.process().restart()?;
     servers.nats.ready().await?;

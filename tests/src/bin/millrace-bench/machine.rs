@@ -101,15 +101,16 @@ impl<'a> Meter<'a> {
 }
 
 impl Cpu {
-    /// `nats-server 41 %, …`, most first.
-    pub(crate) fn line(&self) -> String {
+    /// Time of each process for one of so many things a second: `nats-server 17 µs, …`, most first; then what others
+    /// took of a core.
+    pub(crate) fn line(&self, per_s: f64) -> String {
         let mut sorted: Vec<_> = self.processes.iter().collect();
         sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
         let mut parts: Vec<_> = sorted
             .iter()
-            .map(|(name, share)| format!("{name} {:.0} %", share * 100.0))
+            .map(|(name, share)| format!("{name} {:.1} µs", share / per_s * 1e6))
             .collect();
-        parts.push(format!("others {:.0} %", self.others * 100.0));
+        parts.push(format!("others {:.0} % of a core", self.others * 100.0));
         parts.join(", ")
     }
 }

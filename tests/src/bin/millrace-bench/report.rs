@@ -177,33 +177,31 @@ impl Report {
     }
 
     fn rounds(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (number, ((ceiling, engine), unloaded)) in self
-            .ceiling
-            .iter()
-            .zip(&self.sequence)
-            .zip(&self.unloaded)
-            .enumerate()
-        {
-            lines.push(format!(
-                "round {}: ceiling {:.0} steps/s, one step {:.2} ms (p99 {:.2}); {}",
-                number + 1,
-                ceiling.steps_per_s,
-                ceiling.unloaded.p50_ms,
-                ceiling.unloaded.p99_ms,
-                ceiling.cpu.line()
-            ));
-            lines.push(format!(
-                "         engine {:.0} steps/s, instance under load {:.0} ms (p99 {:.0}), unloaded {:.1} ms (p99 {:.1}); {}",
-                engine.steps_per_s,
-                engine.latency.p50_ms,
-                engine.latency.p99_ms,
-                unloaded.p50_ms,
-                unloaded.p99_ms,
-                engine.cpu.line()
-            ));
-        }
-        lines
+        let engine = self.sequence.iter().zip(&self.unloaded);
+        let rounds = self.ceiling.iter().zip(engine).enumerate();
+        rounds
+            .flat_map(|(number, (ceiling, (sequence, unloaded)))| {
+                [
+                    format!(
+                        "round {}: ceiling {:.0} steps/s; one step unloaded {:.2} ms (p99 {:.2})",
+                        number + 1,
+                        ceiling.steps_per_s,
+                        ceiling.unloaded.p50_ms,
+                        ceiling.unloaded.p99_ms,
+                    ),
+                    format!("         CPU a step: {}", ceiling.cpu.line(ceiling.steps_per_s)),
+                    format!(
+                        "         engine {:.0} steps/s; instance under load {:.0} ms (p99 {:.0}), unloaded {:.1} ms (p99 {:.1})",
+                        sequence.steps_per_s,
+                        sequence.latency.p50_ms,
+                        sequence.latency.p99_ms,
+                        unloaded.p50_ms,
+                        unloaded.p99_ms,
+                    ),
+                    format!("         CPU a step: {}", sequence.cpu.line(sequence.steps_per_s)),
+                ]
+            })
+            .collect()
     }
 
     fn once(&self) -> Vec<String> {
