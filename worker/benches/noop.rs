@@ -53,7 +53,10 @@ async fn run(url: &str, steps: usize, in_flight: usize, slots: usize) {
     let worker = Command::new(env!("CARGO_BIN_EXE_millrace-worker"))
         .env("MILLRACE_NATS_URL", url)
         .env("MILLRACE_SLOTS", slots.to_string())
-        .env("MILLRACE_LOG", "warn")
+        .env(
+            "MILLRACE_LOG",
+            std::env::var("MILLRACE_LOG").unwrap_or_else(|_e| "info".into()),
+        )
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()

@@ -34,6 +34,7 @@ pub struct Function {
     output_schema: Option<RawJson>,
     /// How often in a row the function kept the thread for long before its first `await`.
     slow_polls: AtomicU32,
+    is_quiet: bool,
 }
 
 impl Function {
@@ -68,6 +69,7 @@ impl Function {
             input_schema: None,
             output_schema: None,
             slow_polls: AtomicU32::new(0),
+            is_quiet: false,
         }
     }
 
@@ -77,6 +79,18 @@ impl Function {
         self.input_schema = Some(input);
         self.output_schema = Some(output);
         self
+    }
+
+    /// Without the span that names the step in log lines: for functions that log nothing and run very often. Saves
+    /// about a microsecond a run.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_quiet
     }
 
     /// Begins a run.

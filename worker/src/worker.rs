@@ -347,7 +347,7 @@ async fn wait_until(flights: &Flights, holds: impl Fn(&Flights) -> bool) {
 
 /// Keeps gauges up to date: they are read seldom, so steps do not pay for them.
 async fn show(metrics: Metrics, flights: Arc<Flights>, tracer: Tracer) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
     let mut dropped = 0;
     loop {
         ticks.tick().await;

@@ -8,7 +8,7 @@ use crate::Function;
 /// All built-in functions and call types.
 pub(crate) fn functions() -> Vec<Function> {
     vec![
-        Function::new("noop:1.0.0", demo::noop),
+        Function::new("noop:1.0.0", demo::noop).quiet(),
         Function::new("sleep:1.0.0", demo::sleep),
         Function::new("flaky:1.0.0", demo::flaky),
         Function::new("call:http", http::call),

@@ -23,9 +23,9 @@ use super::run::Runner;
 
 /// A pull that brings nothing ends after this long, and a new one is sent.
 const EXPIRES: Duration = Duration::from_secs(10);
-/// The server shows that it still holds the pull.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Neither message nor heartbeat for this long: the pull is lost.
+/// The server shows this often that it still holds the pull: the largest part of what an idle worker costs.
+const HEARTBEAT: Duration = Duration::from_millis(1400);
+/// Neither message nor two heartbeats in this time: the pull is lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Messages taken before the slots are looked at again.
 const BATCH_MAX: usize = 32;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::{Message, Subject};
@@ -11,12 +11,13 @@ use bytes::Bytes;
 use millrace_common::{AskReply, AskRequest, ErrorKind, RawJson, Step, limits, names, wire};
 use millrace_runtime::metrics::Metrics;
 use millrace_runtime::nats::Nats;
-use millrace_runtime::telemetry::{OtelContext, TraceContext, Tracer};
+use millrace_runtime::telemetry::{TraceContext, Tracer};
 use prometheus::{Histogram, IntCounter};
 
 use super::flights::{Flights, Key, Opened, unix_ms};
 use super::message::{Origin, answer, origin};
 use super::report::Reporter;
+use super::scope::Scope;
 use crate::context::Home;
 use crate::function::Run;
 use crate::{Context, Failure, Function};
@@ -246,12 +247,9 @@ impl Runner {
             let Some(installed) = runner.functions.get(&context.step().function) else {
                 return;
             };
-            let begun = Instant::now();
-            let result = runner
-                .poll_to_end(installed.function.start(context.clone()), &context)
-                .await;
+            let scope = Scope::new(&installed.function, &context, &runner.tracer);
             runner
-                .end(key, &context, installed, result, begun.elapsed())
+                .run_to_end(key, &context, installed, scope, None, Instant::now())
                 .await;
         });
         self.flights.runs_in(key, task.abort_handle());
@@ -274,55 +272,39 @@ impl Runner {
     async fn begin(self: &Arc<Self>, key: Key, context: Context, installed: &Installed) {
         let function = &installed.function;
         let begun = Instant::now();
-        let mut run = None;
+        let scope = Scope::new(function, &context, &self.tracer);
+        let mut rest = None;
         if function.may_run_inline() {
-            let mut started = function.start(context.clone());
-            let first = self.poll_once(&mut started, &context);
+            let (run, first) = scope.begin(function, &context);
             let time = begun.elapsed();
             function.kept_the_thread(time);
             match first {
                 Poll::Ready(result) => return self.end(key, &context, installed, result, time).await,
-                Poll::Pending => run = Some(started),
+                Poll::Pending => rest = Some(run),
             }
         }
-        self.spawn(key, context, run, begun);
-    }
-
-    fn spawn(self: &Arc<Self>, key: Key, context: Context, run: Option<Run>, begun: Instant) {
         let runner = self.clone();
         let task = tokio::spawn(async move {
-            let Some(installed) = runner.functions.get(&context.step().function) else {
-                return;
-            };
-            let run = run.unwrap_or_else(|| installed.function.start(context.clone()));
-            let result = runner.poll_to_end(run, &context).await;
-            runner
-                .end(key, &context, installed, result, begun.elapsed())
-                .await;
+            if let Some(installed) = runner.functions.get(&context.step().function) {
+                runner
+                    .run_to_end(key, &context, installed, scope, rest, begun)
+                    .await;
+            }
         });
         self.flights.runs_in(key, task.abort_handle());
     }
 
-    fn poll_once(&self, run: &mut Run, context: &Context) -> Poll<Result<RawJson, Failure>> {
-        // Whoever gets the future after a Pending polls it again at once, so no wake-up is lost.
-        let _trace = self.otel_context(context).map(OtelContext::attach);
-        run.as_mut().poll(&mut TaskContext::from_waker(Waker::noop()))
-    }
-
-    async fn poll_to_end(&self, run: Run, context: &Context) -> Result<RawJson, Failure> {
-        match self.otel_context(context) {
-            Some(otel) => otel.run(run).await,
-            None => run.await,
-        }
-    }
-
-    /// The current context of OpenTelemetry's API while the function runs, so that spans of libraries find their parent.
-    fn otel_context(&self, context: &Context) -> Option<OtelContext> {
-        if self.tracer.enabled() {
-            context.trace().map(Into::into)
-        } else {
-            None
-        }
+    async fn run_to_end(
+        &self,
+        key: Key,
+        context: &Context,
+        installed: &Installed,
+        scope: Scope,
+        rest: Option<Run>,
+        begun: Instant,
+    ) {
+        let result = scope.run(&installed.function, context, rest).await;
+        self.end(key, context, installed, result, begun.elapsed()).await;
     }
 
     /// The function ended: counts, traces, and reports.

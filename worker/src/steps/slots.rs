@@ -26,9 +26,11 @@ pub(crate) struct Counts {
 struct QueueUse {
     used: usize,
     reserved: usize,
-    /// How many slots one pull may ask for: grows while pulls ask for all of it, shrinks when they expire. A single
-    /// queue may always ask for everything.
+    /// How many slots one pull may ask for: doubled when as many steps came, halved when a pull expires. A single queue
+    /// may always ask for everything.
     share: usize,
+    /// Steps that came since the share changed.
+    arrivals: usize,
 }
 
 /// See the module.
@@ -71,6 +73,7 @@ impl Slots {
 
     /// Reserves slots for a pull of this queue; 0 when it has enough outstanding or there are none.
     pub(crate) fn reserve(&mut self, queue: usize) -> usize {
+        self.queues[queue].grow(self.limit);
         let own = self.queues[queue];
         let low_water = own.share.min(self.limit) / 2;
         if own.reserved > low_water {
@@ -87,12 +90,7 @@ impl Slots {
             self.is_wanted |= own.reserved == 0;
             return 0;
         }
-        let limit = self.limit;
-        let q = &mut self.queues[queue];
-        if number == q.share {
-            q.share = (q.share * 2).min(limit);
-        }
-        q.reserved += number;
+        self.queues[queue].reserved += number;
         self.counts.reserved += number;
         number
     }
@@ -123,15 +121,21 @@ impl Slots {
 
     /// A pull ended without bringing these.
     pub(crate) fn give_up(&mut self, queue: usize, number: usize) {
-        self.arrived(queue, number);
-        if self.queues.len() > 1 {
+        self.take_back(queue, number);
+        if self.queues.len() > 1 && number > 0 {
             let q = &mut self.queues[queue];
             q.share = (q.share / 2).max(1);
+            q.arrivals = 0;
         }
     }
 
     /// These came: their reservation ends.
     pub(crate) fn arrived(&mut self, queue: usize, number: usize) {
+        self.queues[queue].arrivals += number;
+        self.take_back(queue, number);
+    }
+
+    fn take_back(&mut self, queue: usize, number: usize) {
         let q = &mut self.queues[queue];
         let number = number.min(q.reserved);
         q.reserved -= number;
@@ -165,6 +169,15 @@ impl Slots {
     /// Whether somebody waits for what was just freed; true once.
     pub(crate) fn take_wanted(&mut self) -> bool {
         std::mem::take(&mut self.is_wanted)
+    }
+}
+
+impl QueueUse {
+    fn grow(&mut self, limit: usize) {
+        if self.arrivals >= self.share {
+            self.share = (self.share * 2).min(limit);
+            self.arrivals = 0;
+        }
     }
 }
 

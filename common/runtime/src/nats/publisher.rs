@@ -14,15 +14,13 @@ use async_nats::{HeaderMap, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Nats, PublishError};
 
 /// How often the oldest message is compared with the clock.
 const TICK: Duration = Duration::from_millis(100);
-/// The same while nothing is in flight: an idle process should sleep.
-const IDLE_TICK: Duration = Duration::from_secs(1);
 /// After a reconnect: time for what the client had queued to be sent and confirmed. What is still open then was
 /// in the old connection's buffer and is lost, or its confirmation is.
 const RECONNECT_GRACE: Duration = Duration::from_millis(500);
@@ -99,6 +97,8 @@ struct Shared {
     reply_prefix: String,
     permits: Semaphore,
     window: Mutex<Window>,
+    /// The first message after a time without any was sent.
+    busy: Notify,
     timeout: Duration,
     completions: mpsc::UnboundedSender<Vec<Completion>>,
 }
@@ -121,6 +121,7 @@ impl Publisher {
             reply_prefix: format!("{inbox}."),
             permits: Semaphore::new(options.in_flight_max),
             window: Mutex::default(),
+            busy: Notify::new(),
             timeout: options.timeout,
             completions,
         });
@@ -185,7 +186,10 @@ impl Publisher {
         if let Ok(permit) = self.shared.permits.acquire().await {
             permit.forget();
         }
-        let number = self.shared.lock().open(waiter);
+        let (number, is_first) = self.shared.open(waiter);
+        if is_first {
+            self.shared.busy.notify_one();
+        }
         let reply = Subject::from(format!("{}{number}", self.shared.reply_prefix));
         let client = &self.shared.client;
         let sent = match headers {
@@ -213,6 +217,13 @@ impl fmt::Debug for Publisher {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a message; true when the clock was not looked at any more.
+    fn open(&self, waiter: Waiter) -> (u64, bool) {
+        let mut window = self.lock();
+        let number = window.open(waiter);
+        (number, std::mem::take(&mut window.is_clock_stopped))
     }
 
     fn complete(&self, number: u64, outcome: Result<Ack, PublishError>) {
@@ -259,6 +270,8 @@ struct Window {
     first: u64,
     slots: VecDeque<Slot>,
     open: usize,
+    /// Nothing is in flight, so nobody looks at the clock.
+    is_clock_stopped: bool,
 }
 
 impl Window {
@@ -318,6 +331,11 @@ impl Window {
         expired
     }
 
+    fn stop_clock_if_idle(&mut self) -> bool {
+        self.is_clock_stopped = self.open == 0;
+        self.is_clock_stopped
+    }
+
     fn next_number(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
@@ -335,8 +353,10 @@ struct Matcher {
 impl Matcher {
     async fn run(mut self) {
         let mut link = self.nats.link();
-        let tick = tokio::time::sleep(IDLE_TICK);
+        let shared = self.shared.clone();
+        let tick = tokio::time::sleep(TICK);
         tokio::pin!(tick);
+        let mut is_ticking = true;
         loop {
             tokio::select! {
                 message = self.subscriber.next() => match message {
@@ -344,10 +364,15 @@ impl Matcher {
                     // The client was closed: nothing will be confirmed any more.
                     None => return self.close_all(),
                 },
-                () = &mut tick => {
+                () = &mut tick, if is_ticking => {
                     self.expire();
-                    let is_idle = self.shared.lock().open == 0;
-                    tick.as_mut().reset((Instant::now() + if is_idle { IDLE_TICK } else { TICK }).into());
+                    // Without anything in flight the clock stops: an idle process sleeps.
+                    is_ticking = !self.shared.lock().stop_clock_if_idle();
+                    tick.as_mut().reset((Instant::now() + TICK).into());
+                }
+                () = shared.busy.notified() => {
+                    is_ticking = true;
+                    tick.as_mut().reset((Instant::now() + TICK).into());
                 }
                 changed = link.changed() => {
                     if changed.is_ok() && link.borrow_and_update().connected {

@@ -102,10 +102,8 @@ async fn errors_come_in_kinds_that_can_be_acted_on() {
         .await
         .unwrap_err();
     assert!(matches!(moved, PublishError::WrongLastSequence(_)), "{moved:?}");
-    let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Nats-Expected-Stream", "OTHER");
     let foreign = publisher
-        .publish("s.a", Some(headers), "x".into())
+        .publish("s.a", Some(expected_stream("OTHER")), "x".into())
         .await
         .unwrap_err();
     assert!(
