@@ -125,6 +125,10 @@ impl Activation<'_> {
             let text = format!("the instance has {frames} active tasks already, at most {max} are allowed");
             return Err(Problem::new(ErrorKind::Runtime, text));
         }
+        if self.instance.header.next_frame == FrameId::MAX {
+            let text = "the instance has begun as many tasks as it can number; start another one to go on";
+            return Err(Problem::new(ErrorKind::Runtime, text));
+        }
         let timeout = match &self.node(run.node).timeout {
             Some(t) => Some(
                 self.scope(run, None, Some(input), None)

@@ -111,10 +111,13 @@ impl Activation<'_> {
             frame: Some(id),
             ..self.workflow_scope()
         };
-        let merged = (!changed.is_empty()).then(|| merge(scope.context().value(), &changed));
+        let merged = (!changed.is_empty()).then(|| Data::new(merge(scope.context().value(), &changed)));
+        if let Some(Err(problem)) = merged.as_ref().map(|c| c.check("the context after the fork")) {
+            return self.fail_frame(id, problem);
+        }
         self.drop_below(id);
         if let Some(context) = merged {
-            self.set_context(id, Data::new(context));
+            self.set_context(id, context);
         }
         Move::Finish {
             frame: id,

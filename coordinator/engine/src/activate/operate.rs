@@ -26,11 +26,8 @@ impl Activation<'_> {
             self.ask_again();
         }
         for (frame, kind) in self.due() {
-            let armed = self
-                .instance
-                .frame(frame)
-                .is_some_and(|f| f.timers().any(|(k, t)| k == kind && t.fired));
-            if armed {
+            let fired = |f: &Frame| f.timers().any(|(k, t)| k == kind && t.fired);
+            if !self.instance.is_ended() && self.instance.frame(frame).is_some_and(fired) {
                 let next = self.fire(frame, kind);
                 self.make(next);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_common::{ErrorKind, Problem, Progress, StepOutcome, StepResult, limits};
+use millrace_common::{ErrorKind, Problem, Progress, RawJson, StepOutcome, StepResult, limits};
 
 use crate::data::Data;
 use crate::dispatch;
@@ -30,9 +30,13 @@ impl Activation<'_> {
             worker: None,
             delivery: 0,
             duration_ms: None,
-            progress: self.take_progress(run.parent, run.path),
+            progress: None,
             held: None,
         };
+        let progress = self
+            .take_progress(run.parent, run.path)
+            .filter(|p| fits(&state.arguments, p));
+        let state = StepState { progress, ..state };
         let id = self.enter(run, input, Body::Step(state))?;
         if let Some(deadline) = self.deadline(id) {
             self.edit_step(id, |step| step.deadline_ms = Some(deadline));
@@ -112,15 +116,26 @@ impl Activation<'_> {
         if !changed && progress.value.is_none() {
             return Ok(Move::Idle);
         }
+        let refused = progress
+            .value
+            .as_ref()
+            .filter(|v| !fits(&step.arguments, v))
+            .map(RawJson::len);
         self.edit_step(progress.frame, |step| {
             step.worker = Some(progress.worker.clone());
             step.delivery = progress.delivery;
-            if progress.value.is_some() {
+            if progress.value.is_some() && refused.is_none() {
                 step.progress.clone_from(&progress.value);
             }
         });
         if changed {
             self.trace_step(progress.frame, event.0, &event.1);
+        }
+        if let Some(bytes) = refused {
+            let max = limits::PAYLOAD_BYTES_MAX;
+            let text =
+                format!("progress of {bytes} bytes not kept: with the input, at most {max} are allowed");
+            self.trace_step(progress.frame, "task.progressRefused", &text);
         }
         Ok(Move::Idle)
     }
@@ -183,6 +198,11 @@ impl Activation<'_> {
         };
         Some(change(step))
     }
+}
+
+/// Input and progress travel in one message.
+fn fits(arguments: &Data, progress: &RawJson) -> bool {
+    arguments.raw().len() + progress.len() <= limits::PAYLOAD_BYTES_MAX
 }
 
 fn outcome(outcome: &StepOutcome) -> HeldStep {

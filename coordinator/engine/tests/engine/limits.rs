@@ -1,7 +1,7 @@
 //! Every bound, reached.
 
 use millrace_common::limits::{
-    ACTIVATION_TASKS_MAX, INSTANCE_FRAMES_MAX, RETRY_ATTEMPTS_MAX, TRACE_ENTRIES_MAX,
+    ACTIVATION_TASKS_MAX, INSTANCE_FRAMES_MAX, PAYLOAD_BYTES_MAX, RETRY_ATTEMPTS_MAX, TRACE_ENTRIES_MAX,
 };
 use millrace_common::{ControlKind, ErrorKind, RecordBody};
 use millrace_engine::Status;
@@ -164,4 +164,19 @@ fn long_expressions_count_as_many_tasks() {
         .filter(|r| matches!(r.body, RecordBody::Continue { .. }))
         .count();
     assert!((1..=20).contains(&pieces), "{pieces}");
+}
+
+#[test]
+fn branches_may_not_join_into_a_context_too_large() {
+    let branch = |n: usize| {
+        format!("{{b{n}: {{set: {{n: 1}}, export: {{as: '${{ {{b{n}: $workflow.input.text}} }}'}}}}}}")
+    };
+    let branches: Vec<String> = (0..3).map(branch).collect();
+    let body = format!("do: [{{f: {{fork: {{branches: [{}]}}}}}}]", branches.join(", "));
+    let problem = crate::world::run_to_fault(&body, json!({"text": "x".repeat(PAYLOAD_BYTES_MAX / 2)}));
+    assert_eq!(
+        (problem.standard(), problem.instance.as_deref()),
+        (Some(ErrorKind::Runtime), Some("/do/0/f"))
+    );
+    assert!(problem.detail.unwrap().contains(&PAYLOAD_BYTES_MAX.to_string()));
 }

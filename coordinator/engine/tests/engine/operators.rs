@@ -441,3 +441,27 @@ fn an_unknown_definition_faults_the_start() {
     world.run();
     assert_eq!(world.output("a"), json!({"n": 1}));
 }
+
+#[test]
+fn only_the_first_of_two_timeouts_of_a_suspension_counts() {
+    let body = "
+timeout: {after: PT9S}
+do:
+- d: {do: [{s: {call: 'silent:1.0.0@default'}}], timeout: {after: PT5S}}
+";
+    let mut world = World::with(body);
+    world.start("a", json!({}));
+    world.fold_all();
+    world.control("a", ControlKind::Suspend);
+    world.run_until(START_MS + 60_000);
+    world.control("a", ControlKind::Resume);
+    world.run();
+    world.assert_clean();
+    assert_eq!(world.error("a").instance.as_deref(), Some("/do/0/d"));
+    let faults = world
+        .events("a")
+        .iter()
+        .filter(|e| e.starts_with("instance.faulted"))
+        .count();
+    assert_eq!(faults, 1);
+}

@@ -290,3 +290,19 @@ fn results_carry_no_token_into_the_state() {
     world.fold_all();
     assert!(!world.dump("a").contains("secret-token"));
 }
+
+#[test]
+fn input_and_progress_fit_into_one_message() {
+    let (mut world, step) =
+        waiting("do: [{s: {call: 'noop:1.0.0@default', with: {x: '${ \"x\" * 500000 }'}}}]");
+    progress(&mut world, &step, "w1", 1, Some("1"));
+    let large = format!("\"{}\"", "y".repeat(300_000));
+    assert_eq!(
+        progress(&mut world, &step, "w1", 1, Some(&large)),
+        Outcome::Applied
+    );
+    let plan = millrace_engine::Definitions::plan(&world.library, world.instance("a").definition()).unwrap();
+    let kept = world.instance("a").step(&plan, step.frame).unwrap().progress;
+    assert_eq!(kept.as_ref().map(RawJson::text), Some("1"));
+    assert!(world.events("a").contains(&"task.progressRefused s".to_owned()));
+}
