@@ -191,7 +191,7 @@ mod tests {
             .evaluate(&large, &mut |_| None, &EvalEnv::at(0))
             .unwrap_err();
         assert!(problem.detail.unwrap().contains("more than 1000000 nodes"));
-        let busy = Template::array((0..20).map(|_| expression("last(range(100000))")).collect());
+        let busy = Template::array((0..50).map(|_| expression("last(range(100000))")).collect());
         assert!(
             evaluate(&busy)
                 .unwrap_err()

@@ -144,10 +144,16 @@ impl Bounded {
     pub(super) fn find(&self, index: &Self) -> ValR<Option<Self>, Self> {
         meter::spend(meter::ITEM);
         let found = match (&self.value, &index.value) {
-            (Val::Null, Val::TStr(_) | Val::Num(_) | Val::Null | Val::Obj(_)) => None,
+            (Val::Null, Val::TStr(_) | Val::Num(_) | Val::Null | Val::Obj(_)) => {
+                meter::path_link();
+                None
+            }
             (Val::Obj(members), key @ Val::TStr(_)) => members.get(key).cloned(),
             (Val::Arr(items), Val::Num(n)) => number::position(n, items.len()).map(|i| items[i].clone()),
-            (Val::Arr(items), Val::Arr(wanted)) => Some(super::order::positions(items, wanted)),
+            (Val::Arr(items), Val::Arr(wanted)) => {
+                meter::path_link();
+                Some(super::order::positions(items, wanted))
+            }
             (Val::Arr(_) | Val::TStr(_), Val::Obj(bounds)) => {
                 let bound = |name| bounds.get(&value::string(name)).cloned().map(Self::scalar);
                 return self
@@ -161,6 +167,7 @@ impl Bounded {
 
     /// The part between two positions of an array or text; of `null`, `null`.
     pub(super) fn slice(&self, from: Option<&Self>, to: Option<&Self>) -> ValR<Self> {
+        meter::path_link();
         let bounds = |len| number::bounds(from.map(Self::value), to.map(Self::value), len);
         match &self.value {
             Val::Null => Ok(Self::default()),

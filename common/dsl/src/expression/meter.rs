@@ -102,10 +102,13 @@ struct Meter {
     units: Cell<u64>,
     /// Lowest address that the stack may reach (it grows downwards on every platform we run on).
     floor: Cell<usize>,
+    /// Whether jaq is collecting paths.
+    in_path: Cell<bool>,
 }
 
 thread_local! {
-    static METER: Meter = const { Meter { units: Cell::new(0), floor: Cell::new(0) } };
+    static METER: Meter =
+        const { Meter { units: Cell::new(0), floor: Cell::new(0), in_path: Cell::new(false) } };
 }
 
 /// An evaluation on this thread. Sessions nest.
@@ -172,6 +175,21 @@ pub(crate) fn spend_scan(bytes: usize) {
 pub(crate) fn link() {
     METER.with(|m| m.floor.set(m.floor.get().saturating_add(LINK_BYTES)));
     spend(STEP);
+}
+
+/// Does work that collects paths.
+pub(crate) fn in_path<T>(f: impl FnOnce() -> T) -> T {
+    let outer = METER.with(|m| m.in_path.replace(true));
+    let done = f();
+    METER.with(|m| m.in_path.set(outer));
+    done
+}
+
+/// Notes that a path got longer without getting deeper into a value, so that nothing else bounds its length.
+pub(crate) fn path_link() {
+    if METER.with(|m| m.in_path.get()) {
+        link();
+    }
 }
 
 /// Stops the evaluation.

@@ -245,12 +245,14 @@ fn texts() -> Vec<Filter> {
 fn paths() -> Vec<Filter> {
     vec![("path", [Bind::Fun(())].into(), |mut cv| {
         let (f, ctx) = cv.0.pop_fun();
-        let found = f.paths((ctx, (cv.1, Default::default())));
-        Box::new(found.map(|found| {
-            let (_, path) = found?;
-            let mut keys: Vec<Bounded> = path.iter().cloned().collect();
-            keys.reverse();
-            Ok(keys.into_iter().collect())
+        let mut found = meter::in_path(|| f.paths((ctx, (cv.1, Default::default()))));
+        Box::new(std::iter::from_fn(move || {
+            meter::in_path(|| found.next()).map(|found| {
+                let (_, path) = found?;
+                let mut keys: Vec<Bounded> = path.iter().cloned().collect();
+                keys.reverse();
+                Ok(keys.into_iter().collect())
+            })
         }))
     })]
 }

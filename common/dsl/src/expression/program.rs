@@ -25,6 +25,9 @@ const INLINE_BYTES_MAX: usize = 160;
 /// Stack for compiling anything longer: enough for `limits::EXPRESSION_BYTES_MAX` brackets.
 const COMPILE_STACK_BYTES: usize = 256 * 1024 * 1024;
 
+/// Arguments of a call. jaq recurses over those that are filters without a step in between.
+const ARGUMENTS_MAX: usize = 32;
+
 /// Bytes of an error's message that are kept.
 const MESSAGE_BYTES: usize = 1000;
 
@@ -144,6 +147,11 @@ fn compile(source: &str, scope: &Scope) -> Result<Program, CompileError> {
             format!("unknown function `{name}`"),
             None,
         ));
+    }
+    if let Some((name, args)) = usage.calls.iter().find(|(_, args)| *args > ARGUMENTS_MAX) {
+        let message =
+            format!("`{name}` is called with {args} arguments; at most {ARGUMENTS_MAX} are possible");
+        return Err(error(offset(source, name), message, None));
     }
     let (mut defs, calls) = prelude::needed(&usage.calls);
     defs.push(Def {

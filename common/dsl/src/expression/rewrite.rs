@@ -5,6 +5,7 @@
 //!   freed recursively.
 //! - Long lists `a, b, c, …` and objects become balanced trees: jaq nests them, so that a list of a thousand
 //!   constants would need a thousand levels of the stack and quadratic time.
+//! - Long paths `.a.b.c…` become paths of paths: jaq recurses over the parts of one without a step in between.
 
 use jaq_core::load::lex::StrPart;
 use jaq_core::load::parse::{BinaryOp, Def, Term};
@@ -16,7 +17,10 @@ type Tree<'s> = Term<&'s str>;
 /// Entries of an object that stay one term.
 const OBJECT_ENTRIES: usize = 8;
 
-/// The tree with both changes.
+/// Parts of a path that stay one term.
+const PATH_PARTS: usize = 8;
+
+/// The changed tree.
 pub(super) fn term(t: Tree<'_>) -> Tree<'_> {
     match t {
         Term::BinOp(l, BinaryOp::Comma, r) => {
@@ -45,7 +49,7 @@ pub(super) fn term(t: Tree<'_>) -> Tree<'_> {
         }
         Term::Def(defs, inner) => Term::Def(defs.into_iter().map(definition).collect(), boxed(*inner)),
         Term::Call(name, args) => Term::Call(name, args.into_iter().map(term).collect()),
-        Term::Path(inner, path) => Term::Path(boxed(*inner), indices(path)),
+        Term::Path(inner, path) => chained(term(*inner), path),
         leaf @ (Term::Id | Term::Recurse | Term::Num(_) | Term::Break(_) | Term::Var(_)) => leaf,
     }
 }
@@ -80,17 +84,20 @@ fn part<'s>(part: StrPart<&'s str, Tree<'s>>) -> StrPart<&'s str, Tree<'s>> {
     }
 }
 
-fn indices<'s>(path: Path<Tree<'s>>) -> Path<Tree<'s>> {
+fn chained<'s>(mut inner: Tree<'s>, path: Path<Tree<'s>>) -> Tree<'s> {
     let change = |part| match part {
         Part::Index(i) => Part::Index(term(i)),
         Part::Range(from, to) => Part::Range(from.map(term), to.map(term)),
     };
-    Path(
-        path.0
-            .into_iter()
-            .map(|(part, opt)| (change(part), opt))
-            .collect(),
-    )
+    let mut parts = path
+        .0
+        .into_iter()
+        .map(|(part, opt)| (change(part), opt))
+        .peekable();
+    while parts.peek().is_some() {
+        inner = Term::Path(Box::new(inner), Path(parts.by_ref().take(PATH_PARTS).collect()));
+    }
+    inner
 }
 
 /// The parts of `a, b, c` from left to right. The operator nests to the left.
@@ -106,15 +113,18 @@ fn flatten<'s>(mut t: Tree<'s>, parts: &mut Vec<Tree<'s>>) {
 
 /// `{a, b, …}` is the sum of its entries, which is associative.
 fn object<'s>(entries: Vec<(Tree<'s>, Option<Tree<'s>>)>) -> Tree<'s> {
-    let mut entries: Vec<_> = entries.into_iter().map(|(k, v)| (term(k), v.map(term))).collect();
+    let mut entries = entries
+        .into_iter()
+        .map(|(k, v)| (term(k), v.map(term)))
+        .peekable();
     let mut parts = Vec::new();
-    while entries.len() > OBJECT_ENTRIES {
-        let rest = entries.split_off(OBJECT_ENTRIES);
-        parts.push(Term::Obj(entries));
-        entries = rest;
+    while entries.peek().is_some() {
+        parts.push(Term::Obj(entries.by_ref().take(OBJECT_ENTRIES).collect()));
     }
-    parts.push(Term::Obj(entries));
-    balanced(parts, &|| BinaryOp::Math(Math::Add))
+    match parts.is_empty() {
+        true => Term::Obj(Vec::new()),
+        false => balanced(parts, &|| BinaryOp::Math(Math::Add)),
+    }
 }
 
 fn balanced<'s>(mut parts: Vec<Tree<'s>>, op: &dyn Fn() -> BinaryOp<&'s str>) -> Tree<'s> {

@@ -11,7 +11,7 @@ use crate::expression::{meter, order};
 use crate::{Value, value};
 
 /// Units of one access.
-const ACCESS: u64 = 8;
+const ACCESS: u64 = 16;
 
 /// Nodes of a value that a message shows as it is; of larger ones it shows the beginning as a text.
 const SHOWN_NODES: usize = 32;
