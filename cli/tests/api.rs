@@ -1,5 +1,8 @@
 //! The HTTP API as a client meets it, on a real stack: statuses, codes and bounds.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as expected"
+)]
 
 mod support;
 
