@@ -1,14 +1,47 @@
-//! tmp
-use millrace_tests::*;
-use serde_json::json;
-#[tokio::test]
-async fn hello() -> anyhow::Result<()> {
-    let stack = Stack::builder().start().await?;
-    let c = stack.client();
-    let v = c.run("document: {dsl: '1.0.3', namespace: default, name: hello, version: '1.0.0'}\ndo:\n- a: {call: 'noop:1.0.0@default', with: {x: 1}}\n- b: {set: {y: '${ .x + 1 }'}}\n", json!({})).await?;
-    println!("{v}\n{:?}", c.history(v["id"].as_str().unwrap()).await?);
-    println!("{}", c.get("/api/v1/status").await?.body);
-    println!("{}", c.get("/api/v1/workers").await?.body);
-    println!("{}", c.get("/readyz").await?.body);
-    Ok(())
+//! Whole stacks: one module a behaviour. What one process can show is tested beside that process; here is what takes
+//! several, and real servers.
+
+#![expect(clippy::print_stdout, reason = "measured times are worth seeing")]
+
+mod absence;
+mod bounds;
+mod durable;
+mod fork;
+mod hostile;
+mod lost;
+mod ownership;
+mod quarantine;
+mod telemetry;
+mod workers;
+
+use std::sync::Arc;
+
+use millrace_tests::{Shared, Stack, Stub};
+
+/// One stack for the tests that break nothing, with the outside world.
+struct World {
+    stack: Stack,
+    stub: Stub,
+}
+
+static WORLD: Shared<World> = Shared::new();
+
+async fn world() -> anyhow::Result<Arc<World>> {
+    WORLD
+        .get(async || {
+            let stub = Stub::start()?;
+            let stack = Stack::builder()
+                .worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects())
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", &stub.url());
+            Ok(World {
+                stack: stack.start().await?,
+                stub,
+            })
+        })
+        .await
+}
+
+/// A definition `default/<name>@1.0.0` with these tasks, written from the margin.
+fn definition(name: &str, tasks: &str) -> String {
+    format!("document: {{dsl: '1.0.3', namespace: default, name: {name}, version: 1.0.0}}\ndo:\n{tasks}")
 }

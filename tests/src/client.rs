@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{eventually_within, yaml};
 
 const ENDED: [&str; 3] = ["completed", "faulted", "cancelled"];
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// An answer of the API.
 #[derive(Clone, Debug)]
@@ -170,6 +170,14 @@ impl Client {
         id_of(&answer.expect(201)?)
     }
 
+    /// Starts an instance with a given id that must be new.
+    ///
+    /// # Errors
+    /// When it is not accepted.
+    pub async fn start_new(&self, id: &str, definition: &Value, input: Value) -> anyhow::Result<()> {
+        self.start_as(id, definition, input).await?.expect(201).map(drop)
+    }
+
     /// Starts an instance with a given id.
     ///
     /// # Errors
@@ -194,7 +202,7 @@ impl Client {
     /// Waits until an instance has ended.
     ///
     /// # Errors
-    /// When it has not within a minute; with what it does instead.
+    /// When it has not within two minutes; with what it does instead.
     pub async fn wait(&self, id: &str) -> anyhow::Result<Value> {
         self.until(id, "it has ended", |view| {
             ENDED.iter().any(|s| view["status"] == *s)
@@ -205,7 +213,7 @@ impl Client {
     /// Waits until an instance is as `is` says.
     ///
     /// # Errors
-    /// When it is not within a minute; with what it is instead.
+    /// When it is not within two minutes; with what it is instead.
     pub async fn until(&self, id: &str, what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let path = format!("/api/v1/instances/{id}");
         let check = async || {

@@ -31,7 +31,7 @@ pub use process::{Process, Spec, Usage};
 pub use seed::Rng;
 pub use servers::{Nats, NatsOptions, Redis, RedisOptions};
 pub use shared::Shared;
-pub use stack::{Stack, StackBuilder};
+pub use stack::{Owner, Stack, StackBuilder};
 pub use stub::Stub;
 pub use wait::{eventually, eventually_within};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use millrace_common::{PartitionId, names};
 
 use crate::servers::Dir;
 use crate::{Client, Nats, NatsOptions, Process, Redis, RedisOptions, Spec, binary, eventually, ports};
@@ -35,6 +36,17 @@ pub struct Stack {
     urls: Vec<String>,
     // Last, so that it is removed after the processes are gone.
     dir: Dir,
+}
+
+/// Owner of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The coordinator's name.
+    pub name: String,
+    /// Raised by every take-over.
+    pub counter: u64,
+    /// It left on purpose, and nobody followed yet.
+    pub released: bool,
 }
 
 impl Stack {
@@ -107,6 +119,33 @@ impl Stack {
             (answer.body["items"].as_array()?.len() >= wanted).then_some(())
         })
         .await
+    }
+
+    /// Who owns a partition, as Redis says: the coordinator's name and the number of its reign.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or nobody ever owned it.
+    pub async fn owner(&self, partition: u16) -> anyhow::Result<Owner> {
+        let mut redis = self.redis.connection().await?;
+        let key = names::fence_key(PartitionId(partition));
+        let text: Option<String> = redis::cmd("GET").arg(key).query_async(&mut redis).await?;
+        let fence: serde_json::Value =
+            serde_json::from_str(&text.context("nobody ever owned the partition")?)?;
+        let name = fence["owner"]
+            .as_str()
+            .context("the fence names its owner")?
+            .to_owned();
+        let counter = fence["counter"].as_u64().context("the fence has a counter")?;
+        Ok(Owner {
+            name,
+            counter,
+            released: fence["released"] == true,
+        })
+    }
+
+    /// Place in [`Self::coordinators`] of a name.
+    pub fn coordinator_named(&self, name: &str) -> Option<usize> {
+        self.coordinators.iter().position(|c| c.name() == name)
     }
 
     /// The ends of all logs.

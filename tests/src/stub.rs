@@ -11,6 +11,7 @@
 //! | `/own/slow/{ms}` | answers late |
 //! | `/own/redirect` | 302 to `/own/item/7` |
 //! | `/own/text` | plain text |
+//! | `/own/big/{bytes}` | a text of that size |
 //! | `/own/count/{key}` | how often `key` was called |
 //! | `/v1/traces` | takes spans (OTLP, protobuf) |
 
@@ -155,6 +156,7 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
         }
         ["own", "redirect"] => (StatusCode::FOUND, [(header::LOCATION, "/own/item/7")]).into_response(),
         ["own", "text"] => "plain text".into_response(),
+        ["own", "big", bytes] => json(200, json!("x".repeat(bytes.parse().unwrap_or(0)))),
         ["own", "count", key] => json(200, json!({"call": seen.count(key)})),
         _ => json(404, json!({"unknown": path})),
     }

@@ -1,4 +1,4 @@
-//! A worker for fault tests. Its function writes down every execution in a ledger that is not part of what is tested: one
+//! A worker for fault tests. One function takes its worker along (`crash:1.0.0`); the other (`ledger:1.0.0`) writes down every execution in a ledger that is not part of what is tested: one
 //! line in a file, on the disk before the step goes on.
 
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use millrace_worker::{Context, Failure, Worker};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Path of the ledger.
+/// Path of the ledger; nothing is kept without.
 const LEDGER: &str = "MILLRACE_TEST_LEDGER";
 
 #[derive(Deserialize)]
@@ -27,7 +27,7 @@ struct Entry {
 }
 
 fn main() -> anyhow::Result<()> {
-    let path = std::env::var_os(LEDGER).with_context(|| format!("{LEDGER} is not set"))?;
+    let path = std::env::var_os(LEDGER).unwrap_or_else(|| "/dev/null".into());
     let ledger = OpenOptions::new().create(true).append(true).open(&path);
     let ledger = Arc::new(ledger.with_context(|| format!("cannot open {}", path.display()))?);
     let enter = move |ctx: Context, entry: Entry| work(Arc::clone(&ledger), ctx, entry);
@@ -55,6 +55,11 @@ async fn work(ledger: Arc<File>, ctx: Context, entry: Entry) -> Result<Value, Fa
     tokio::time::sleep(Duration::from_millis(entry.ms)).await;
     write_down(&ledger, line("end")).await.map_err(failed)?;
     Ok(json!({"step": entry.step, "total": entry.total + 1}))
+}
+
+/// Takes its worker along.
+async fn crash(_ctx: Context, _input: Value) -> Result<Value, Failure> {
+    std::process::abort()
 }
 
 /// One write in append mode is one line, whoever else writes; then it is made durable.

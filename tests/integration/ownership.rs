@@ -1,0 +1,137 @@
+//! Two coordinators: partitions are shared, taken over after a crash, handed over at a stop.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use millrace_common::{InstanceKey, partition_of};
+use millrace_tests::{Client, Owner, Stack, eventually_within};
+use serde_json::{Value, json};
+
+use crate::definition;
+
+const CRASH_MAX: Duration = Duration::from_secs(5);
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn partitions_move_when_their_owner_dies_and_when_it_stops() -> anyhow::Result<()> {
+    let stack = Stack::builder().coordinators(2).start().await?;
+    let any = stack.client_of(0);
+    let hello = any
+        .apply(&definition(
+            "hello",
+            "- a: {call: 'noop:1.0.0@default', with: {x: 1}}",
+        ))
+        .await?;
+
+    // Both serve the whole API, whoever owns what.
+    for at in 0..2 {
+        let client = stack.client_of(at);
+        let id = client.start(&hello, json!({})).await?;
+        let done = stack.client_of(1 - at).wait(&id).await?;
+        ensure!(done["status"] == "completed", "{done}");
+    }
+
+    let (killed, before) = owner(&stack).await?;
+    let survivor = stack.client_of(1 - killed);
+    let begun = Instant::now();
+    stack.coordinators[killed].kill9();
+    run_in_partition_0(&survivor, &hello, "after-crash").await?;
+    let took = begun.elapsed();
+    println!("a run in the killed owner's partition completed after {took:?}");
+    ensure!(took < CRASH_MAX, "take-over took {took:?}");
+    let (after, now) = owner(&stack).await?;
+    ensure!(
+        after != killed && now.counter > before.counter,
+        "{before:?} then {now:?}"
+    );
+
+    stack.coordinators[killed].restart()?;
+    stack.ready().await?;
+    let (stopped, before) = owner(&stack).await?;
+    let begun = Instant::now();
+    stack.coordinators[stopped].terminate();
+    let took = moved(&stack, &before, begun).await?;
+    println!("a stopped owner's partition moved after {took:?}");
+    ensure!(took < STOP_MAX, "hand-over took {took:?}");
+    run_in_partition_0(&stack.client_of(1 - stopped), &hello, "after-stop").await?;
+    let status = stack.coordinators[stopped].ended(Duration::from_secs(20)).await?;
+    ensure!(status.success(), "a polite stop ended with {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_owner_changes_nothing_when_it_wakes() -> anyhow::Result<()> {
+    let stack = Stack::builder().coordinators(2).start().await?;
+    let any = stack.client();
+    let tasks =
+        "- a: {call: 'noop:1.0.0@default', with: {n: 1}}\n- b: {call: 'noop:1.0.0@default', with: {n: 2}}";
+    let two = any.apply(&definition("two", tasks)).await?;
+    let (frozen, before) = owner(&stack).await?;
+    let awake = stack.client_of(1 - frozen);
+    for n in 0..20 {
+        awake.start_new(&format!("before-{n}"), &two, json!({})).await?;
+    }
+    stack.coordinators[frozen].stop();
+    moved(&stack, &before, Instant::now()).await?;
+    for n in 0..20 {
+        awake.start_new(&format!("during-{n}"), &two, json!({})).await?;
+    }
+    stack.coordinators[frozen].cont();
+    for n in 0..20 {
+        awake.start_new(&format!("after-{n}"), &two, json!({})).await?;
+    }
+    for when in ["before", "during", "after"] {
+        for n in 0..20 {
+            let id = format!("{when}-{n}");
+            let done = awake.wait(&id).await?;
+            ensure!(done["output"] == json!({"n": 2}), "{done}");
+            let completed = awake
+                .history(&id)
+                .await?
+                .iter()
+                .filter(|e| e["type"] == "task.completed")
+                .count();
+            ensure!(completed == 2, "{id} has {completed} completed tasks");
+        }
+    }
+    ensure!(
+        stack.coordinators[frozen].is_running(),
+        "the frozen coordinator ended"
+    );
+    Ok(())
+}
+
+/// Place and reign of partition 0's owner.
+async fn owner(stack: &Stack) -> anyhow::Result<(usize, Owner)> {
+    let owner = stack.owner(0).await?;
+    let at = stack
+        .coordinator_named(&owner.name)
+        .with_context(|| format!("unknown owner {owner:?}"))?;
+    Ok((at, owner))
+}
+
+/// Time until partition 0 has another owner.
+async fn moved(stack: &Stack, before: &Owner, begun: Instant) -> anyhow::Result<Duration> {
+    eventually_within(
+        Duration::from_secs(20),
+        "partition 0 has a new owner",
+        async || {
+            let now = stack.owner(0).await.ok()?;
+            (now.name != before.name && !now.released).then(|| begun.elapsed())
+        },
+    )
+    .await
+}
+
+/// Runs an instance that partition 0 owns.
+async fn run_in_partition_0(client: &Client, definition: &Value, name: &str) -> anyhow::Result<()> {
+    let in_0 = |id: &String| InstanceKey::new("default", id).is_ok_and(|key| partition_of(&key, 2).0 == 0);
+    let id = (0..)
+        .map(|n| format!("{name}-{n}"))
+        .find(in_0)
+        .context("half of all ids")?;
+    client.start_as(&id, definition, json!({})).await?;
+    let done = client.wait(&id).await?;
+    ensure!(done["status"] == "completed", "{done}");
+    Ok(())
+}
