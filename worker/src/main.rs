@@ -3,9 +3,13 @@
 //! Exit codes: 0 drained, 64 invalid configuration, 1 anything else.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use millrace_runtime::config::{EXIT_CODE, unknown_names};
 use millrace_worker::Worker;
+
+/// Time for threads to end after the worker did.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let worker = match Worker::from_env(millrace_common::names::DEFAULT_QUEUE) {
@@ -27,7 +31,10 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(worker: Worker) -> anyhow::Result<()> {
-    worker.run().await
+fn run(worker: Worker) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(worker.run());
+    // A handler that never gives its thread back must not keep the process.
+    runtime.shutdown_timeout(RUNTIME_LIMIT);
+    result
 }

@@ -53,6 +53,13 @@ impl Batch {
         self.outbox.insert(field, value);
     }
 
+    /// Notes in the outbox that a message has left. What the batch itself says of the entry is newer: the step may be
+    /// closed or dispatched again by the very records of this batch.
+    pub(crate) fn left(&mut self, field: String, value: Option<Bytes>) {
+        self.bytes += 64 + value.as_ref().map_or(0, Bytes::len);
+        self.outbox.entry(field).or_insert(value);
+    }
+
     /// A new instance.
     pub(crate) fn created(&mut self, key: &InstanceKey, at_ms: i64) {
         self.bytes += 128;
@@ -220,5 +227,24 @@ fn hash_commands<'a>(
     }
     if !delete.is_empty() {
         pipe.cmd("HDEL").arg(key).arg(delete);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_a_batch_closes_is_not_written_back_by_its_acknowledgement() {
+        let mut batch = Batch::default();
+        batch.outbox("closed".into(), None);
+        batch.outbox("again".into(), Some("1".into()));
+        for field in ["closed", "again", "open"] {
+            batch.left(field.into(), Some("0 7".into()));
+        }
+        let value = |field: &str| batch.outbox[field].as_deref();
+        assert_eq!(value("closed"), None);
+        assert_eq!(value("again"), Some(&b"1"[..]));
+        assert_eq!(value("open"), Some(&b"0 7"[..]));
     }
 }

@@ -437,7 +437,7 @@ impl Processor {
     /// by waiting, and everything by going on.
     async fn commit(&mut self, mut batch: Batch, position: Position, release: bool) -> Result<(), Stop> {
         for (field, value) in self.dispatcher.outbox.take_marks() {
-            batch.outbox(field, value);
+            batch.left(field, value);
         }
         if self.marked.1.elapsed() >= MARK_EVERY && position.sequence != self.position.sequence {
             self.marked = (self.marked.0 + 1, Instant::now());
