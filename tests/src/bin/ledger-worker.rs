@@ -33,7 +33,8 @@ fn main() -> anyhow::Result<()> {
     let enter = move |ctx: Context, entry: Entry| work(Arc::clone(&ledger), ctx, entry);
     let worker = Worker::from_env("default")?
         .builtins()
-        .function("ledger:1.0.0", enter);
+        .function("ledger:1.0.0", enter)
+        .function("crash:1.0.0", crash);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
