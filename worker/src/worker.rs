@@ -116,10 +116,10 @@ impl Worker {
     /// As [`Self::run`].
     pub async fn run_until(self, shutdown: Shutdown, tracer: Tracer) -> anyhow::Result<()> {
         let nats = connect(&self.config.nats, &self.config.id).await?;
-        let Some(ready) = shutdown.unless(nats.ready()).await else {
+        let Some(greeted) = shutdown.unless(nats.greeted()).await else {
             return Ok(());
         };
-        ready?;
+        greeted?;
         let options = PublisherOptions {
             in_flight_max: self.config.publish_in_flight,
             ..Default::default()

@@ -110,3 +110,29 @@ async fn two_queues_are_served_by_one_worker() {
     stage.all_acknowledged().await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_worker_needs_few_permissions() {
+    let Some(stage) = Stage::open_guarded().await else {
+        return;
+    };
+    let worker = stage.start("w1", &[], Worker::builtins);
+    eventually("the registration", async || {
+        (!stage.registers().is_empty()).then_some(())
+    })
+    .await;
+    stage.send(&step("a", "noop:1.0.0", "1")).await;
+    stage
+        .send(&step("b", "sleep:1.0.0", r#"{"duration": "PT1H"}"#))
+        .await;
+    stage.result("a.1").await;
+    stage.progress("b.1").await;
+    stage
+        .client
+        .publish(names::cancel_subject("w1"), "b.1".into())
+        .await
+        .unwrap();
+    stage.result("b.1").await;
+    stage.all_acknowledged().await;
+    worker.stop().await;
+}

@@ -17,10 +17,27 @@ use millrace_runtime::telemetry::Tracer;
 use millrace_worker::Worker;
 use tokio::task::JoinHandle;
 
-use crate::servers::{LIMIT, NatsServer};
+use crate::servers::{LIMIT, NatsServer, Scratch};
 
 /// Queue of all tests.
 pub(crate) const QUEUE: &str = "default";
+
+/// All that a worker needs: no stream or consumer can be created or removed with it, no other worker's replies read.
+const PERMISSIONS: &str = r#"
+authorization {
+  users = [
+    { user: admin, password: admin }
+    { user: w1, password: secret, permissions: {
+      publish: { allow: [
+        "$JS.API.CONSUMER.INFO.MR_STEPS.q-default", "$JS.API.CONSUMER.MSG.NEXT.MR_STEPS.q-default",
+        "$JS.ACK.MR_STEPS.q-default.>", "$JS.ACK.*.*.MR_STEPS.q-default.>",
+        "mr.log.*.result.default", "mr.fleet.register", "mr.fleet.beat", "mr.fleet.ask"
+      ] }
+      subscribe: { allow: ["_INBOX_w1.>", "mr.cancel.w1", "mr.worker.w1"] }
+    } }
+  ]
+}
+"#;
 
 /// What the stage heard and how it answers.
 #[derive(Default)]
@@ -34,6 +51,7 @@ struct Heard {
 
 pub(crate) struct Stage {
     pub(crate) server: NatsServer,
+    worker_url: String,
     pub(crate) client: async_nats::Client,
     js: jetstream::Context,
     heard: Arc<Mutex<Heard>>,
@@ -60,6 +78,23 @@ impl Stage {
     pub(crate) async fn open(scene: Scene) -> Option<Self> {
         let server = NatsServer::start()?;
         let client = async_nats::connect(server.url()).await.unwrap();
+        let url = server.url();
+        Some(Self::set(server, client, url, scene).await)
+    }
+
+    /// A server on which the worker `w1` of the queue may do what [`PERMISSIONS`] allows and nothing else.
+    pub(crate) async fn open_guarded() -> Option<Self> {
+        let scratch = Scratch::new();
+        let config = scratch.path().join("nats.conf");
+        std::fs::write(&config, PERMISSIONS).unwrap();
+        let server = NatsServer::start_with(&["-c", &config.display().to_string()])?;
+        let login = async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
+        let client = login.connect(server.url()).await.unwrap();
+        let url = server.url().replace("nats://", "nats://w1:secret@");
+        Some(Self::set(server, client, url, Scene::default()).await)
+    }
+
+    async fn set(server: NatsServer, client: async_nats::Client, worker_url: String, scene: Scene) -> Self {
         let js = jetstream::new(client.clone());
         let log = Config {
             name: names::log_stream(PartitionId(0)),
@@ -87,14 +122,15 @@ impl Stage {
         steps.create_consumer(consumer).await.unwrap();
         let heard = Arc::new(Mutex::new(Heard::default()));
         listen(&client, heard.clone()).await;
-        Some(Self {
+        Self {
             server,
+            worker_url,
             client,
             js,
             heard,
             seen: Mutex::default(),
             next: Mutex::new(1),
-        })
+        }
     }
 
     /// Puts a step into the queue.
@@ -245,7 +281,7 @@ impl Stage {
     }
 
     fn worker(&self, id: &str, settings: &[(&str, &str)]) -> Worker {
-        let url = self.server.url();
+        let url = self.worker_url.clone();
         let mut source = BTreeMap::from([("MILLRACE_NATS_URL", url.as_str()), ("MILLRACE_WORKER_ID", id)]);
         source.extend(settings.iter().copied());
         Worker::from_source(&source, QUEUE).unwrap()

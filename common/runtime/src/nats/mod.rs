@@ -1,6 +1,7 @@
 //! The connection to NATS, with the settings that keep a dead link from looking alive, and the check of what is at
 //! the other end. [`Publisher`] is the way to JetStream for everything that must arrive.
 
+mod login;
 mod publish_error;
 mod publisher;
 mod server;
@@ -14,6 +15,8 @@ use tokio::sync::watch;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
 
+use login::Login;
+
 pub use publish_error::PublishError;
 pub use publisher::{Ack, Completion, Completions, Publisher, PublisherOptions, expected_stream};
 pub(crate) use server::parse_version;
@@ -26,6 +29,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
+
+/// Between two complaints about a server that cannot be reached.
+const SAY_SO_EVERY: Duration = Duration::from_secs(10);
 
 /// Why the connection could not even be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -121,16 +127,37 @@ impl Nats {
     pub async fn ready(&self) -> Result<(), ServerFault> {
         let mut backoff = Backoff::for_servers();
         loop {
-            // The sender lives in the client's callback, so the channel cannot close before this handle.
-            let mut link = self.link.clone();
-            if link.wait_for(|l| l.connected).await.is_ok() {
-                match server::check(&self.client, &self.jetstream).await {
-                    Ok(()) => return Ok(()),
-                    Err(fault) if fault.is_permanent() => return Err(fault),
-                    Err(fault) => tracing::debug!(error = %fault, "JetStream is not ready yet"),
+            self.connected().await;
+            match server::check(&self.client, &self.jetstream).await {
+                Ok(()) => return Ok(()),
+                Err(fault) if fault.is_permanent() => return Err(fault),
+                Err(fault) if backoff.attempts() % 8 == 4 => {
+                    tracing::warn!(error = %fault, "waiting for JetStream")
                 }
+                Err(_not_now) => {}
             }
             backoff.sleep().await;
+        }
+    }
+
+    /// As [`Self::ready`] without asking about JetStream, for which a worker needs no permission.
+    ///
+    /// # Errors
+    /// When the server is too old.
+    pub async fn greeted(&self) -> Result<(), ServerFault> {
+        self.connected().await;
+        server::check_version(&self.client.server_info().version)
+    }
+
+    /// Waits for a connection and says so from time to time: wrong credentials look like a server that is away.
+    async fn connected(&self) {
+        let mut link = self.link.clone();
+        // The sender lives in the client's callback, so the channel does not close before this handle.
+        while tokio::time::timeout(SAY_SO_EVERY, link.wait_for(|l| l.connected))
+            .await
+            .is_err()
+        {
+            tracing::warn!("still not connected to NATS: is it there, and are the credentials right?");
         }
     }
 
@@ -151,6 +178,11 @@ async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, Conn
         .connection_timeout(CONNECT_TIMEOUT)
         .retry_on_initial_connect()
         .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, jitter));
+    match Login::of(&config.urls) {
+        Some(Login::Password { user, password }) => options = options.user_and_password(user, password),
+        Some(Login::Token(token)) => options = options.token(token),
+        None => {}
+    }
     if let Some(path) = &config.credentials {
         let fault = |source| ConnectError::Credentials {
             path: path.display().to_string(),

@@ -42,7 +42,7 @@ pub(super) async fn check(client: &async_nats::Client, js: &jetstream::Context) 
         .map_err(|e| account_fault(&e.kind(), server.jetstream))
 }
 
-fn check_version(text: &str) -> Result<(), ServerFault> {
+pub(super) fn check_version(text: &str) -> Result<(), ServerFault> {
     let too_old = || ServerFault::TooOld { found: text.into() };
     let version = parse_version(text).ok_or_else(too_old)?;
     if version < MIN_VERSION {

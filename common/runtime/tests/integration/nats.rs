@@ -71,6 +71,24 @@ async fn a_server_below_the_floor_is_refused_for_good() {
 }
 
 #[tokio::test]
+async fn credentials_in_the_url_are_used() {
+    let Some(server) = NatsServer::start_with(&["--user", "me", "--pass", "p@ss"]) else {
+        return;
+    };
+    let url = server.url().replace("nats://", "nats://me:p%40ss@");
+    let nats = connect(&config(&url), "test").await.unwrap();
+    tokio::time::timeout(LIMIT, nats.ready()).await.unwrap().unwrap();
+    let wrong = connect(
+        &config(&server.url().replace("nats://", "nats://me:wrong@")),
+        "test",
+    )
+    .await
+    .unwrap();
+    let refused = tokio::time::timeout(std::time::Duration::from_millis(300), wrong.ready()).await;
+    assert!(refused.is_err() && !wrong.is_connected());
+}
+
+#[tokio::test]
 async fn unreadable_credentials_are_a_fault_and_not_a_retry() {
     let mut config = config(&format!("nats://127.0.0.1:{}", free_port()));
     config.credentials = Some("/nonexistent/worker.creds".into());

@@ -81,6 +81,11 @@ pub(crate) struct NatsServer {
 impl NatsServer {
     /// Starts one; `None`, with a line that says so, when there is no program.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with more arguments.
+    pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         let program = find_nats()?;
         let scratch = Scratch::new();
         let mut server = Self {
@@ -89,7 +94,7 @@ impl NatsServer {
             port: 0,
             running: None,
         };
-        server.begin(&["-p", "-1"]);
+        server.begin(&[&["-p", "-1"], arguments].concat());
         server.port = wait(|| port_of(server.scratch.path()));
         Some(server)
     }
