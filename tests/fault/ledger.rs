@@ -50,21 +50,43 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
         .collect()
 }
 
-/// What a process has begun and not ended.
+/// What a process has begun and nobody has ended: what another must do when it is killed. A step that ended before and
+/// is run once more, because its result was still on its way, is not left undone.
 pub(crate) fn unfinished(entries: &[Entry], pid: u32) -> BTreeSet<(String, u32)> {
-    let mut open = BTreeSet::new();
-    for entry in entries.iter().filter(|e| e.pid == pid) {
-        let place = (entry.instance.clone(), entry.step);
-        match entry.what {
-            What::Begin => open.insert(place),
-            What::End => open.remove(&place),
-        };
-    }
-    open
+    let of = |what| entries.iter().filter(move |e| e.what == what);
+    let ended: BTreeSet<_> = of(What::End).map(Entry::place).collect();
+    of(What::Begin)
+        .filter(|e| e.pid == pid && !ended.contains(&e.place()))
+        .map(|e| (e.instance.clone(), e.step))
+        .collect()
 }
 
 /// The clock that the ledger is written by: one machine, one clock.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[test]
+fn only_what_nobody_ended_is_unfinished() {
+    let entry = |what, step, pid| Entry {
+        what,
+        instance: "a".into(),
+        step,
+        total: 0,
+        key: "k".into(),
+        worker: "w".into(),
+        pid,
+        at: 0,
+    };
+    let entries = [
+        entry(What::Begin, 1, 7),
+        entry(What::End, 1, 7),
+        entry(What::Begin, 2, 7),
+        entry(What::Begin, 3, 8),
+        entry(What::End, 3, 8),
+        entry(What::Begin, 3, 7),
+        entry(What::Begin, 1, 7),
+    ];
+    assert_eq!(unfinished(&entries, 7), BTreeSet::from([("a".into(), 2)]));
 }
