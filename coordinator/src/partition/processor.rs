@@ -296,8 +296,16 @@ impl Processor {
             folded.order.push(key.clone());
         }
         if self.poisonous.contains(&record.sequence) {
-            if let Some(instance) = slot {
-                instance.quarantine("the engine panicked on a record of this instance", record.time_ms);
+            match slot {
+                Some(instance) => {
+                    instance.quarantine("the engine panicked on a record of this instance", record.time_ms);
+                }
+                // A start: there is no instance to set aside, so the record itself is kept for the operator.
+                None => {
+                    let bytes = wire::encode_record(Some(key), &record.body);
+                    folded.batch.dead(record.sequence, bytes);
+                    self.shared.metrics.records_dead.inc();
+                }
             }
             return true;
         }
