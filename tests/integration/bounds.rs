@@ -78,11 +78,32 @@ async fn a_full_log_refuses_starts_and_running_instances_finish() -> anyhow::Res
     for _ in 0..8 {
         client.start(&waits, json!("x".repeat(100_000))).await?;
     }
+    // A new id each time: a repeated start is answered with the instance that exists, also under pressure.
+    let mut more = 0;
     let refused = eventually("starts are refused", async || {
-        let answer = client.start_as("one-more", &waits, json!({})).await.ok()?;
+        more += 1;
+        let answer = client
+            .start_as(&format!("one-more-{more}"), &waits, json!({}))
+            .await
+            .ok()?;
         (answer.status != 201 && answer.status != 200).then_some(answer)
     })
-    .await?;
+    .await;
+    let refused = match refused {
+        Ok(refused) => refused,
+        Err(error) => {
+            let log = stack
+                .nats
+                .jetstream()
+                .await?
+                .get_stream("MR_LOG_0")
+                .await?
+                .get_info()
+                .await?;
+            let status = client.get("/api/v1/status").await?.body;
+            return Err(error.context(format!("log {log:?}, status {status}")));
+        }
+    };
     is_refusal(&refused)?;
     for id in &running {
         let done = client.wait(id).await?;

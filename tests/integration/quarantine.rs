@@ -1,41 +1,80 @@
 //! A panic inside `apply` costs one instance, not its partition (H15).
 
 use anyhow::ensure;
-use millrace_tests::Stack;
-use serde_json::json;
+use millrace_common::{PartitionId, names};
+use millrace_tests::{Client, Stack};
+use serde_json::{Value, json};
 
 use crate::definition;
 
+const FAULT: &str = "MILLRACE_TEST_PANIC_INSTANCE";
+const TWO: &str = "- a: {wait: PT1S}\n- b: {call: 'noop:1.0.0@default', with: {x: 2}}";
+
 #[tokio::test]
 async fn an_instance_whose_apply_panics_is_quarantined_and_the_rest_goes_on() -> anyhow::Result<()> {
-    let builder = Stack::builder().coordinator_env("MILLRACE_PARTITIONS", "1");
-    let stack = builder
-        .coordinator_env("MILLRACE_TEST_PANIC_INSTANCE", "cursed")
+    let stack = Stack::builder()
+        .coordinator_env("MILLRACE_PARTITIONS", "1")
         .start()
         .await?;
     let client = stack.client();
-    let two =
-        "- a: {call: 'noop:1.0.0@default', with: {x: 1}}\n- b: {call: 'noop:1.0.0@default', with: {x: 2}}";
-    let two = client.apply(&definition("two", two)).await?;
-    let mut others = vec![client.start(&two, json!({})).await?];
-    let answer = client.start_as("cursed-1", &two, json!({})).await?;
-    for _ in 0..20 {
-        others.push(client.start(&two, json!({})).await?);
-    }
-    for id in &others {
-        let done = client.wait(id).await?;
-        ensure!(done["output"] == json!({"x": 2}), "{done}");
-    }
-    ensure!(matches!(answer.status, 201 | 202 | 503), "{answer:?}");
-    let cursed = client
-        .until("cursed-1", "it is quarantined", |v| v["status"] == "suspended")
+    let two = client.apply(&definition("two", TWO)).await?;
+    client.start_new("cursed-1", &two, json!({})).await?;
+    stack.coordinators[0].kill9();
+    stack.coordinators[0].restart_with(FAULT, "cursed")?;
+    stack.ready().await?;
+    others_go_on(&client, &two).await?;
+    let is_set_aside = |v: &Value| v["status"] == "suspended" && v["waitingFor"][0]["kind"] == "quarantine";
+    client
+        .until("cursed-1", "it is quarantined", is_set_aside)
         .await?;
-    ensure!(cursed["waitingFor"][0]["kind"] == "quarantine", "{cursed}");
-    // It stays so when the coordinator starts again without the fault, until an operator decides.
     ensure!(
         client.get("/readyz").await?.status == 200,
         "the partition is not served"
     );
-    ensure!(stack.coordinators[0].is_running(), "the coordinator ended");
+
+    // Without the fault an operator can let it go on.
+    stack.coordinators[0].kill9();
+    stack.coordinators[0].restart()?;
+    stack.ready().await?;
+    let still = client.instance("cursed-1").await?;
+    ensure!(is_set_aside(&still), "{still}");
+    client.control("cursed-1", "cancel").await?.expect(200)?;
+    let done = client.wait("cursed-1").await?;
+    ensure!(done["status"] == "cancelled", "{done}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_start_whose_apply_panics_is_kept_for_the_operator() -> anyhow::Result<()> {
+    let builder = Stack::builder().coordinator_env("MILLRACE_PARTITIONS", "1");
+    let stack = builder.coordinator_env(FAULT, "cursed").start().await?;
+    let client = stack.client();
+    let two = client.apply(&definition("two", TWO)).await?;
+    let answer = client.start_as("cursed-1", &two, json!({})).await?;
+    others_go_on(&client, &two).await?;
+    // The log took the start, so it must not vanish: the record is a dead letter.
+    let mut redis = stack.redis.connection().await?;
+    let dead: usize = redis::cmd("HLEN")
+        .arg(names::dead_key(PartitionId(0)))
+        .query_async(&mut redis)
+        .await?;
+    ensure!(
+        dead == 1,
+        "{dead} dead letters; the start was answered {}: {}",
+        answer.status,
+        answer.body
+    );
+    Ok(())
+}
+
+async fn others_go_on(client: &Client, definition: &Value) -> anyhow::Result<()> {
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(client.start(definition, json!({})).await?);
+    }
+    for id in &ids {
+        let done = client.wait(id).await?;
+        ensure!(done["output"] == json!({"x": 2}), "{done}");
+    }
     Ok(())
 }

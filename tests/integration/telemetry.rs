@@ -52,7 +52,7 @@ async fn one_trace_holds_the_run_its_attempts_and_their_calls() -> anyhow::Resul
         .find(|s| s.parent == CALLER)
         .context("a span of the run")?;
     let attempts: Vec<_> = of("millrace-coordinator")
-        .filter(|s| s.parent == run.id && s.attribute("step.id").is_some())
+        .filter(|s| s.parent == run.id && s.attribute("millrace.attempt").is_some())
         .collect();
     ensure!(
         attempts.len() == 3,

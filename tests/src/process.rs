@@ -70,12 +70,26 @@ impl Process {
     /// # Errors
     /// When it runs, or cannot be run.
     pub fn restart(&self) -> anyhow::Result<()> {
+        self.run(&self.spec)
+    }
+
+    fn run(&self, spec: &Spec) -> anyhow::Result<()> {
         let mut child = self.child();
         if child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None))) {
             bail!("{} is running", self.spec.name);
         }
-        *child = Some(spawn(&self.spec)?);
+        *child = Some(spawn(spec)?);
         Ok(())
+    }
+
+    /// Starts it again with one more variable, which later runs do not have.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub fn restart_with(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let mut spec = self.spec.clone();
+        spec.variables.insert(name.into(), value.into());
+        self.run(&spec)
     }
 
     /// SIGKILL, at once; returns when it is gone. Nothing happens when it is not running.
