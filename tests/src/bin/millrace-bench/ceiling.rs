@@ -36,6 +36,7 @@ const STATE: [u8; 500] = [b's'; 500];
 const ENTRY: [u8; 120] = [b'e'; 120];
 const FENCE: &str = "epoch:{0}";
 const FENCE_VALUE: &str = "7";
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 const UNLOADED_STEPS: u32 = 2_000;
 const UNLOADED_WARM_UP: u32 = 300;
 
@@ -66,7 +67,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Figures> {
     make_streams(&client).await?;
     let worker = start_worker(&servers).await?;
 
-    let mut skeleton = Loop::new(client, servers.redis.connection().await?).await?;
+    let mut skeleton = Loop::new(client, &servers.redis.url()).await?;
     let unloaded = skeleton.unloaded().await.with_context(|| worker.log_tail(5))?;
     let processes = servers.processes().chain([&worker]);
     let loaded = skeleton.loaded(plan, processes).await;
@@ -179,10 +180,7 @@ struct Loop {
 }
 
 impl Loop {
-    async fn new(
-        client: async_nats::Client,
-        redis: redis::aio::MultiplexedConnection,
-    ) -> anyhow::Result<Self> {
+    async fn new(client: async_nats::Client, redis_url: &str) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         let mut acks = client.subscribe(format!("{inbox}.*")).await?;
         let refused = Arc::new(AtomicU64::new(0));
@@ -206,7 +204,7 @@ impl Loop {
             client,
             inbox,
             refused,
-            commits: Commits::new(redis).await?,
+            commits: Commits::new(redis_url).await?,
             batch: Vec::with_capacity(BATCH_MAX),
         })
     }
@@ -295,7 +293,12 @@ struct Commits {
 }
 
 impl Commits {
-    async fn new(mut connection: redis::aio::MultiplexedConnection) -> anyhow::Result<Self> {
+    async fn new(redis_url: &str) -> anyhow::Result<Self> {
+        // On a busy machine the append-only file can hold up an answer for longer than the library waits by itself.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_MAX));
+        let mut connection = redis::Client::open(redis_url)?
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await?;
         let mut arm = redis::pipe();
         arm.cmd("SET").arg(FENCE).arg(FENCE_VALUE);
         arm.cmd("WATCH").arg(FENCE);
