@@ -130,3 +130,7 @@ pub const BEAT_MS: u64 = 2_000;
 
 /// Steps named in one [`Beat`]: keeps it far below a message's limit; the oldest are the ones that matter.
 pub const BEAT_RUNNING_MAX: usize = 256;
+
+/// Stands for every worker in [`crate::names::cancel_subject`], when it is not known who runs a step. No worker may have
+/// this id.
+pub const EVERY_WORKER: &str = "all";

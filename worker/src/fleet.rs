@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Subscriber;
-use futures_util::StreamExt;
+use async_nats::{Message, Subscriber};
+use futures_util::{Stream, StreamExt};
 use millrace_common::{BEAT_MS, Beat, Register, Registered, WorkerCommand, names};
 use millrace_runtime::Shutdown;
 use millrace_runtime::backoff::Backoff;
@@ -127,7 +127,11 @@ impl Member {
     }
 
     /// Carries out cancellations and commands until the subscriptions end with the client.
-    pub(crate) async fn obey(self: Arc<Self>, mut cancels: Subscriber, mut commands: Subscriber) {
+    pub(crate) async fn obey(
+        self: Arc<Self>,
+        mut cancels: impl Stream<Item = Message> + Unpin,
+        mut commands: Subscriber,
+    ) {
         loop {
             tokio::select! {
                 message = cancels.next() => match message {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use millrace_common::{Register, names};
+use futures_util::stream;
+use millrace_common::{EVERY_WORKER, Register, names};
 use millrace_runtime::Shutdown;
 use millrace_runtime::config::{Environment, Faults, Source, WorkerConfig};
 use millrace_runtime::health::{Health, router};
@@ -219,14 +220,10 @@ impl Running {
         drain: &Shutdown,
     ) -> anyhow::Result<()> {
         let client = self.nats.client();
-        let cancels = client
-            .subscribe(names::cancel_subject(&self.config.id))
-            .await
-            .context("cannot subscribe")?;
-        let commands = client
-            .subscribe(names::worker_subject(&self.config.id))
-            .await
-            .context("cannot subscribe")?;
+        let subscribe = async |subject: String| client.subscribe(subject).await.context("cannot subscribe");
+        let own = subscribe(names::cancel_subject(&self.config.id)).await?;
+        let cancels = stream::select(own, subscribe(names::cancel_subject(EVERY_WORKER)).await?);
+        let commands = subscribe(names::worker_subject(&self.config.id)).await?;
         let member = Arc::new(Member {
             nats: self.nats.clone(),
             register: self.registration(),

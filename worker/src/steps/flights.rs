@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use millrace_common::{BEAT_RUNNING_MAX, RunningStep};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::flight::{Flight, Phase};
 use super::message::Origin;
 use super::slots::{Counts, Slots};
 use crate::Context;
@@ -32,30 +33,6 @@ impl Key {
     fn number(self) -> u32 {
         u32::try_from(self.0 >> 32).unwrap_or(u32::MAX)
     }
-}
-
-/// A step that this worker holds.
-pub(crate) struct Flight {
-    pub(crate) context: Context,
-    /// Where to answer for each message that carries the step; more than one when it was dispatched again.
-    replies: Vec<(Subject, u64)>,
-    queue: usize,
-    begun: Instant,
-    /// Last sign of life that the server had: the delivery, or a progress answer.
-    heard: Instant,
-    phase: Phase,
-    /// The record "who runs it" was written.
-    is_announced: bool,
-    task: Option<AbortHandle>,
-}
-
-enum Phase {
-    Running,
-    /// The result is on its way to the log.
-    Reporting {
-        report: Bytes,
-        attempts: u32,
-    },
 }
 
 /// What became of a message that carries a step.
@@ -165,23 +142,13 @@ impl Flights {
     pub(crate) fn open(&self, queue: usize, context: Context, reply: Subject, origin: Origin) -> Opened {
         let mut table = self.lock();
         table.slots.arrived(queue, 1);
-        let now = Instant::now();
         let hash = step_hash(&context.step().id);
         if let Some(held) = table.find(&context.step().id) {
-            held.answer_also(reply, origin, now);
+            held.answer_also(reply, origin);
             return Opened::Held;
         }
         table.slots.occupy(queue);
-        let key = table.insert(Flight {
-            context,
-            replies: vec![(reply, origin.sequence)],
-            queue,
-            begun: now,
-            heard: now,
-            phase: Phase::Running,
-            is_announced: false,
-            task: None,
-        });
+        let key = table.insert(Flight::new(context, queue, reply, origin));
         table.by_step.insert(hash, key);
         let wake = std::mem::replace(&mut table.is_wheel_asleep, false);
         drop(table);
@@ -262,17 +229,13 @@ impl Flights {
             return Vec::new();
         };
         self.tell(table);
-        if flight.heard.elapsed() >= ack_wait {
-            Vec::new()
-        } else {
-            flight.replies.into_iter().map(|(r, _)| r).collect()
-        }
+        flight.last_replies(ack_wait)
     }
 
     /// Ends every running step's task and gives up what is held; reports under way are left. For the end of a
     /// drain. The subjects to hand the steps back to.
     pub(crate) fn abandon_running(&self, ack_wait: Duration) -> Vec<Subject> {
-        let running: Vec<Key> = self.lock().keys_where(|f| matches!(f.phase, Phase::Running));
+        let running: Vec<Key> = self.lock().keys_where(|f| f.is_running());
         let mut replies = Vec::new();
         for key in running {
             if let Some(task) = self.lock().get(key).and_then(|f| f.task.take()) {
@@ -311,13 +274,10 @@ impl Flights {
     /// The longest running steps, oldest first.
     pub(crate) fn running(&self) -> Vec<RunningStep> {
         let table = self.lock();
-        let mut running: Vec<&Flight> = table
-            .flights()
-            .filter(|f| matches!(f.phase, Phase::Running))
-            .collect();
+        let mut running: Vec<&Flight> = table.flights().filter(|f| f.is_running()).collect();
         running.sort_by_key(|f| f.begun);
         running.truncate(BEAT_RUNNING_MAX);
-        running.into_iter().map(running_step).collect()
+        running.into_iter().map(Flight::running_step).collect()
     }
 
     /// One turn of the wheel: who needs a sign of life.
@@ -329,15 +289,14 @@ impl Flights {
             ..Turn::default()
         };
         for flight in table.places.iter_mut().filter_map(|p| p.flight.as_mut()) {
-            let is_running = matches!(flight.phase, Phase::Running);
+            let is_running = flight.is_running();
             let is_late = is_running && flight.context.step().deadline_ms.is_some_and(|d| d <= now_ms);
             if is_late {
                 // The result no longer counts: stop, and let the lease run out if the function does not.
                 flight.context.cancel();
             } else if now.duration_since(flight.heard) >= every {
                 flight.heard = now;
-                turn.progress
-                    .extend(flight.replies.iter().map(|(reply, _)| reply.clone()));
+                turn.progress.extend(flight.replies());
             }
             if is_running && !flight.is_announced && now.duration_since(flight.begun) >= announce_after {
                 flight.is_announced = true;
@@ -410,41 +369,8 @@ impl Table {
     }
 }
 
-impl Flight {
-    /// The message of the step came again: the same one (its lease ran out), or another (it was dispatched again).
-    fn answer_also(&mut self, reply: Subject, origin: Origin, now: Instant) {
-        self.heard = now;
-        match self
-            .replies
-            .iter_mut()
-            .find(|(_, sequence)| *sequence == origin.sequence)
-        {
-            Some(known) => known.0 = reply,
-            None => self.replies.push((reply, origin.sequence)),
-        }
-    }
-}
-
 fn step_hash(step: &str) -> u64 {
     StableHash::new().bytes(step.as_bytes()).finish()
-}
-
-fn running_step(flight: &Flight) -> RunningStep {
-    let step = flight.context.step();
-    let since = SystemTime::now()
-        .checked_sub(flight.begun.elapsed())
-        .unwrap_or(UNIX_EPOCH);
-    RunningStep {
-        step: step.id.clone(),
-        function: step.function.clone(),
-        since: unix_ms(since),
-    }
-}
-
-/// Unix milliseconds of a time after 1970.
-pub(crate) fn unix_ms(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

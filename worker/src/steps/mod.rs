@@ -7,6 +7,7 @@
 //! - [`report`] brings the result into the log, then acknowledges the step.
 //! - [`wheel`] keeps the leases of running steps alive, for all of them together.
 
+pub(crate) mod flight;
 pub(crate) mod flights;
 pub(crate) mod message;
 pub(crate) mod pull;

@@ -14,7 +14,8 @@ use millrace_runtime::nats::Nats;
 use millrace_runtime::telemetry::{TraceContext, Tracer};
 use prometheus::{Histogram, IntCounter};
 
-use super::flights::{Flights, Key, Opened, unix_ms};
+use super::flight::unix_ms;
+use super::flights::{Flights, Key, Opened};
 use super::message::{Origin, answer, origin};
 use super::report::Reporter;
 use super::scope::Scope;

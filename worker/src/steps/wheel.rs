@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::flights::{Turn, unix_ms};
+use super::flight::unix_ms;
+use super::flights::Turn;
 use super::message::answer;
 use super::run::Runner;
 use crate::Context;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::{StepOutcome, names};
+use millrace_common::{EVERY_WORKER, StepOutcome, names};
 use millrace_worker::{Context, Failure, Worker};
 use serde_json::Value;
 
@@ -94,6 +94,16 @@ async fn a_step_that_is_cancelled_says_so() {
         .await
         .unwrap();
     assert_eq!(stage.result("a.1").await.outcome, StepOutcome::Cancelled);
+    stage
+        .send(&step("b", "sleep:1.0.0", r#"{"duration": "PT1H"}"#))
+        .await;
+    stage.progress("b.1").await;
+    stage
+        .client
+        .publish(names::cancel_subject(EVERY_WORKER), "b.1".into())
+        .await
+        .unwrap();
+    assert_eq!(stage.result("b.1").await.outcome, StepOutcome::Cancelled);
     stage.all_acknowledged().await;
     worker.stop().await;
 }

@@ -33,7 +33,7 @@ authorization {
         "$JS.ACK.MR_STEPS.q-default.>", "$JS.ACK.*.*.MR_STEPS.q-default.>",
         "mr.log.*.result.default", "mr.fleet.register", "mr.fleet.beat", "mr.fleet.ask"
       ] }
-      subscribe: { allow: ["_INBOX_w1.>", "mr.cancel.w1", "mr.worker.w1"] }
+      subscribe: { allow: ["_INBOX_w1.>", "mr.cancel.w1", "mr.cancel.all", "mr.worker.w1"] }
     } }
   ]
 }

@@ -188,6 +188,17 @@ impl WorkerConfig {
             allow: allow(&mut r),
             publish_in_flight: publish_in_flight(&mut r),
         };
+        if config.slots < config.queues.len() {
+            // Each queue always keeps a slot, else a busy one could starve the others.
+            let queues = config.queues.len();
+            r.fault(
+                "MILLRACE_SLOTS",
+                format!(
+                    "{} slots are too few for {queues} queues: at least one for each",
+                    config.slots
+                ),
+            );
+        }
         r.finish(config)
     }
 }
@@ -303,6 +314,12 @@ fn process_id(r: &mut Reader<'_>, name: &'static str) -> String {
     let id = r
         .optional(name)
         .unwrap_or_else(|| format!("{}-{}", host_name(), crate::random::nonce()));
+    if id == millrace_common::EVERY_WORKER {
+        r.fault(
+            name,
+            format!("`{id}` stands for every worker: choose another name"),
+        );
+    }
     if !is_token(&id) {
         r.fault(
             name,
@@ -384,6 +401,19 @@ mod tests {
         assert_eq!(read(&general), "http://otel:4318/v1/traces");
         let exact = BTreeMap::from([("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://otel:4318/x")]);
         assert_eq!(read(&exact), "http://otel:4318/x");
+    }
+
+    #[test]
+    fn no_worker_is_named_like_all_of_them() {
+        let source = BTreeMap::from([("MILLRACE_WORKER_ID", "all")]);
+        assert!(WorkerConfig::read(&source, "default").is_err());
+    }
+
+    #[test]
+    fn more_queues_than_slots_are_refused() {
+        let source = BTreeMap::from([("MILLRACE_QUEUES", "a,b,c"), ("MILLRACE_SLOTS", "2")]);
+        let faults = WorkerConfig::read(&source, "default").unwrap_err();
+        assert_eq!(faults.0[0].name, "MILLRACE_SLOTS");
     }
 
     #[test]

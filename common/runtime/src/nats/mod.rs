@@ -1,10 +1,12 @@
 //! The connection to NATS, with the settings that keep a dead link from looking alive, and the check of what is at
 //! the other end. [`Publisher`] is the way to JetStream for everything that must arrive.
 
+mod answer;
 mod login;
 mod publish_error;
 mod publisher;
 mod server;
+mod window;
 
 use std::time::Duration;
 

@@ -4,19 +4,19 @@
 //! with [`Publisher::publish_tagged`], no future. Confirmations come back in batches. All messages share one time
 //! limit, so they are kept in the order of sending and only the oldest is ever compared with the clock.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::subject::ToSubject;
-use async_nats::{HeaderMap, StatusCode, Subject, Subscriber};
+use async_nats::{HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::answer::outcome_of;
+use super::window::{Waiter, Window};
 use super::{Nats, PublishError};
 
 /// How often the oldest message is compared with the clock.
@@ -251,96 +251,6 @@ impl Shared {
     }
 }
 
-/// Who waits for a confirmation.
-enum Waiter {
-    /// Nobody any more.
-    Closed,
-    Tag(u64),
-    Future(oneshot::Sender<Result<Ack, PublishError>>),
-}
-
-struct Slot {
-    sent: Instant,
-    waiter: Waiter,
-}
-
-/// Messages in flight in the order of sending: slot `i` holds message `first + i`.
-#[derive(Default)]
-struct Window {
-    first: u64,
-    slots: VecDeque<Slot>,
-    open: usize,
-    /// Nothing is in flight, so nobody looks at the clock.
-    is_clock_stopped: bool,
-}
-
-impl Window {
-    fn open(&mut self, waiter: Waiter) -> u64 {
-        self.slots.push_back(Slot {
-            sent: Instant::now(),
-            waiter,
-        });
-        self.open += 1;
-        self.first + self.slots.len() as u64 - 1
-    }
-
-    fn close(&mut self, number: u64) -> Waiter {
-        let slot = number
-            .checked_sub(self.first)
-            .and_then(|i| self.slots.get_mut(usize::try_from(i).ok()?));
-        let waiter = slot.map_or(Waiter::Closed, |s| {
-            std::mem::replace(&mut s.waiter, Waiter::Closed)
-        });
-        if !matches!(waiter, Waiter::Closed) {
-            self.open -= 1;
-        }
-        self.shrink();
-        waiter
-    }
-
-    fn shrink(&mut self) {
-        while self
-            .slots
-            .front()
-            .is_some_and(|s| matches!(s.waiter, Waiter::Closed))
-        {
-            self.slots.pop_front();
-            self.first += 1;
-        }
-    }
-
-    /// Takes everything sent before `sent_before` or numbered below `lost_before`.
-    fn expire(&mut self, sent_before: Instant, lost_before: u64) -> Vec<Waiter> {
-        let mut expired = Vec::new();
-        while let Some(slot) = self.slots.front() {
-            if slot.sent > sent_before && self.first >= lost_before {
-                break;
-            }
-            let slot = self.slots.pop_front();
-            self.first += 1;
-            if let Some(Slot {
-                waiter: waiter @ (Waiter::Tag(_) | Waiter::Future(_)),
-                ..
-            }) = slot
-            {
-                self.open -= 1;
-                expired.push(waiter);
-            }
-        }
-        self.shrink();
-        expired
-    }
-
-    fn stop_clock_if_idle(&mut self) -> bool {
-        self.is_clock_stopped = self.open == 0;
-        self.is_clock_stopped
-    }
-
-    fn next_number(&self) -> u64 {
-        self.first + self.slots.len() as u64
-    }
-}
-
 /// The task that reads the inbox.
 struct Matcher {
     shared: Arc<Shared>,
@@ -439,67 +349,6 @@ impl Matcher {
     }
 }
 
-#[derive(Deserialize)]
-struct ApiAnswer {
-    #[serde(default)]
-    error: Option<ApiError>,
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-}
-
-#[derive(Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    code: u64,
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
-fn outcome_of(message: &async_nats::Message) -> Result<Ack, PublishError> {
-    if message.status == Some(StatusCode::NO_RESPONDERS) {
-        return Err(PublishError::Unavailable("no responders".into()));
-    }
-    match quick_ack(&message.payload) {
-        Some(ack) => Ok(ack),
-        None => full_answer(&message.payload),
-    }
-}
-
-/// Reads `{"stream":"NAME","seq":123}` without a parser: every message on the hot path ends here.
-fn quick_ack(payload: &[u8]) -> Option<Ack> {
-    let text = std::str::from_utf8(payload).ok()?;
-    let rest = text.strip_prefix("{\"stream\":\"")?;
-    // Stream names hold no quotes.
-    let rest = &rest[rest.find('"')?..];
-    let rest = rest
-        .strip_prefix("\",\"seq\":")
-        .or_else(|| rest.strip_prefix("\", \"seq\":"))?;
-    let digits = rest.strip_suffix('}')?;
-    digits.parse().ok().map(|sequence| Ack {
-        sequence,
-        duplicate: false,
-    })
-}
-
-fn full_answer(payload: &[u8]) -> Result<Ack, PublishError> {
-    let answer: ApiAnswer = serde_json::from_slice(payload).map_err(|_e| PublishError::Other {
-        code: 0,
-        description: format!("unreadable confirmation: {}", String::from_utf8_lossy(payload)),
-    })?;
-    match answer.error {
-        Some(e) if e.err_code == 0 && e.code == 503 => Err(PublishError::Unavailable(e.description)),
-        Some(e) => Err(PublishError::from_api(e.err_code, &e.description)),
-        None => Ok(Ack {
-            sequence: answer.seq,
-            duplicate: answer.duplicate,
-        }),
-    }
-}
-
 fn refused_by_client(error: &async_nats::PublishError) -> PublishError {
     match error.kind() {
         async_nats::client::PublishErrorKind::MaxPayloadExceeded => PublishError::Oversize(error.to_string()),
@@ -516,59 +365,5 @@ struct AbortOnDrop(JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tags(waiters: Vec<Waiter>) -> Vec<u64> {
-        waiters
-            .into_iter()
-            .map(|w| if let Waiter::Tag(t) = w { t } else { u64::MAX })
-            .collect()
-    }
-
-    #[test]
-    fn late_and_repeated_confirmations_match_nothing() {
-        let mut w = Window::default();
-        let (a, b) = (w.open(Waiter::Tag(10)), w.open(Waiter::Tag(11)));
-        assert!(matches!(w.close(b), Waiter::Tag(11)));
-        assert!(matches!(w.close(b), Waiter::Closed));
-        assert!(matches!(w.close(99), Waiter::Closed));
-        assert!(matches!(w.close(a), Waiter::Tag(10)));
-        assert!(w.slots.is_empty() && w.open == 0 && w.first == 2);
-        assert!(matches!(w.close(a), Waiter::Closed));
-        assert_eq!(w.open(Waiter::Tag(12)), 2);
-    }
-
-    #[test]
-    fn only_old_or_lost_messages_expire() {
-        let mut w = Window::default();
-        for tag in 0..4 {
-            w.open(Waiter::Tag(tag));
-        }
-        let long_ago = w.slots[0].sent.checked_sub(Duration::from_secs(1)).unwrap();
-        assert!(tags(w.expire(long_ago, 0)).is_empty());
-        w.close(1);
-        assert_eq!(tags(w.expire(long_ago, 3)), [0, 2]);
-        assert_eq!((w.first, w.open), (3, 1));
-        assert_eq!(tags(w.expire(Instant::now(), 0)), [3]);
-    }
-
-    #[test]
-    fn confirmations_are_read_in_every_form() {
-        let ack = |sequence, duplicate| Some(Ack { sequence, duplicate });
-        assert_eq!(quick_ack(br#"{"stream":"MR_LOG_0","seq":17}"#), ack(17, false));
-        assert_eq!(quick_ack(br#"{"stream":"MR_LOG_0", "seq":17}"#), ack(17, false));
-        assert_eq!(quick_ack(br#"{"stream":"S","seq":17,"duplicate":true}"#), None);
-        assert_eq!(
-            full_answer(br#"{"stream":"S","domain":"d","seq":17,"duplicate":true}"#).ok(),
-            ack(17, true)
-        );
-        let full = br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}"#;
-        assert!(matches!(full_answer(full), Err(PublishError::Full(_))));
-        assert!(matches!(full_answer(b"?"), Err(PublishError::Other { .. })));
     }
 }

@@ -185,7 +185,7 @@ async fn silence_ends_at_the_deadline() {
     let base = serve().await;
     let mut step = Context::detached("call:http", RawJson::null()).step().clone();
     let now = std::time::SystemTime::now() + Duration::from_millis(100);
-    step.deadline_ms = Some(crate::steps::flights::unix_ms(now));
+    step.deadline_ms = Some(crate::steps::flight::unix_ms(now));
     let late = run_in(
         Context::for_step(step),
         json!({"method": "GET", "endpoint": format!("{base}/silent")}),
