@@ -21,8 +21,8 @@ mod step;
 pub mod wire;
 
 pub use fleet::{
-    AskReply, AskRequest, BEAT_MS, BEAT_RUNNING_MAX, Beat, EVERY_WORKER, FunctionInfo, Register, Registered, RunningStep,
-    WorkerCommand,
+    AskReply, AskRequest, BEAT_MS, BEAT_RUNNING_MAX, Beat, EVERY_WORKER, FunctionInfo, Register, Registered,
+    RunningStep, WorkerCommand,
 };
 pub use id::{DefinitionRef, IdError, InstanceKey, PartitionId, PlacedInstance, is_label, partition_of};
 pub use problem::{ErrorKind, Problem};
