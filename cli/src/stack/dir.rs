@@ -11,7 +11,7 @@ pub(crate) struct Dir {
     path: PathBuf,
     temporary: bool,
     /// Held as long as the stack lives; the kernel lets go of it with the process.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Dir {
@@ -30,7 +30,7 @@ impl Dir {
             Ok(()) => Ok(Self {
                 path,
                 temporary: false,
-                _lock: Some(lock),
+                lock: Some(lock),
             }),
             Err(TryLockError::WouldBlock) => {
                 let message = format!("another stack is running in {}", path.display());
@@ -50,7 +50,7 @@ impl Dir {
                     return Ok(Self {
                         path,
                         temporary: true,
-                        _lock: None,
+                        lock: None,
                     });
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -76,6 +76,12 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
+        // Closing the file is not enough: a child that is just being spawned shares it until it runs its program.
+        if let Some(lock) = &self.lock
+            && let Err(error) = lock.unlock()
+        {
+            eprintln!("warning: cannot release {}: {error}", self.path.display());
+        }
         if self.temporary
             && let Err(error) = std::fs::remove_dir_all(&self.path)
         {
