@@ -10,6 +10,13 @@
 //! - `bounded` is the value that jaq computes with: every operation is metered, no value gets too large or deep;
 //! - `natives` and the prelude are the allow-list of what can be called;
 //! - `rewrite` changes what jaq would evaluate wastefully.
+//!
+//! What differs from jq 1.7, beside what is left out:
+//! - an operator whose sides both have several outputs varies the right one fastest: `[(1,2)+(10,20)]` is
+//!   `[11,21,12,22]`;
+//! - integers are exact beyond 2^53, up to the range of a double, where jq rounds;
+//! - regular expressions have no look-around and no back-references, and `\d`, `\w`, `\s`, `\b` are ASCII;
+//! - `sort`, `group_by`, … take NaN for equal to itself.
 
 mod arithmetic;
 mod bounded;

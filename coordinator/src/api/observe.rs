@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::ApiState;
 use super::problem::{ApiError, Code};
+use crate::fleet::Health;
 
 /// The process answers. Says nothing of the servers: their outage must not restart coordinators.
 pub(super) async fn alive() -> Json<serde_json::Value> {
@@ -42,7 +43,14 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Response {
     (status, Json(json!({"ready": is_ready, "checks": checks}))).into_response()
 }
 
+/// Metrics in the text format of Prometheus. The fleet is counted when it is asked for: beats cost nothing.
 pub(super) async fn metrics(State(api): State<ApiState>) -> Response {
+    if let Ok(workers) = api.roster().all().await {
+        let alive = workers.iter().filter(|w| w.health == Health::Alive).count();
+        api.metrics
+            .workers_connected
+            .set(i64::try_from(alive).unwrap_or(i64::MAX));
+    }
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         api.metrics.render(),

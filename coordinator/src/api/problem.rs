@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-/// Every code, with its status and title. Documented in `docs/api-errors.md`; never renamed.
+/// Every code, with its status and title. Listed in `openapi.json` (a test compares); never renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// The request cannot be read: syntax, unknown field, bad value.

@@ -110,7 +110,7 @@ async fn replicas(api: &ApiState) -> Option<usize> {
     Some(first.config.num_replicas)
 }
 
-/// The durability mode and what it promises (docs/operations/durability.md).
+/// The durability mode and what it promises (docs/guarantees.md).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Durability {

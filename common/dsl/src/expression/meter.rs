@@ -7,6 +7,9 @@
 //!
 //! A unit is about a nanosecond of a release build, a step is [`STEP`] units.
 
+#[cfg(panic = "abort")]
+compile_error!("an evaluation is stopped by unwinding: build with panic = \"unwind\"");
+
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;

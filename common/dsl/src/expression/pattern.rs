@@ -16,11 +16,16 @@ use super::meter;
 /// Bytes of one pattern.
 const PATTERN_BYTES_MAX: usize = 2048;
 
-/// Compiled sizes to try, in bytes, and the states that fit.
-const SIZES: [(usize, u64); 4] = [(2 << 10, 64), (8 << 10, 256), (32 << 10, 1024), (128 << 10, 4096)];
+/// Compiled sizes to try, in bytes: this one, doubled until it suffices or is the last one.
+const SIZE_BYTES_MIN: usize = 128;
+const SIZE_BYTES_MAX: usize = 128 * 1024;
 
-/// Bytes times states that cost one unit.
-const WORK_PER_UNIT: u64 = 3;
+/// Bytes of a state of the automaton, about.
+const STATE_BYTES: usize = 32;
+
+/// Units of searching a byte, and of following three states at a byte.
+const SEARCHED_BYTE: u64 = 4;
+const STATES_PER_UNIT: u64 = 3;
 
 /// Compiled patterns kept by one evaluation.
 const CACHE_PATTERNS: usize = 16;
@@ -33,7 +38,8 @@ struct Pattern {
     source: String,
     flags: String,
     regex: Regex,
-    states: u64,
+    /// Units of searching a byte.
+    byte_price: u64,
     global: bool,
     /// Flag `n`: empty matches do not count.
     no_empty: bool,
@@ -132,34 +138,34 @@ fn compile(source: &str, flags: &str) -> Result<Pattern, Error<Bounded>> {
             other => return Err(fail(format!("`{other}` is not a flag of regular expressions"))),
         }
     }
-    let mut last = None;
-    for (bytes, states) in SIZES {
-        meter::spend(source.len() as u64 * meter::STEP / 4 + bytes as u64 / 4);
-        match builder.size_limit(bytes).build() {
-            Ok(regex) => {
-                let (source, flags) = (source.to_owned(), flags.to_owned());
-                return Ok(Pattern {
-                    source,
-                    flags,
-                    regex,
-                    states,
-                    global,
-                    no_empty,
-                });
+    let mut size = SIZE_BYTES_MIN;
+    let regex = loop {
+        meter::spend(meter::STEP + source.len() as u64 * 4 + size as u64 / 8);
+        match builder.size_limit(size).build() {
+            Ok(regex) => break regex,
+            Err(_) if size < SIZE_BYTES_MAX => size *= 2,
+            Err(e) => {
+                return Err(fail(format!(
+                    "`{source}` is not a usable regular expression: {e}"
+                )));
             }
-            Err(e) => last = Some(e),
         }
-    }
-    let reason = last.map(|e| e.to_string()).unwrap_or_default();
-    Err(fail(format!(
-        "`{source}` is not a usable regular expression: {reason}"
-    )))
+    };
+    let byte_price = SEARCHED_BYTE + (size / STATE_BYTES) as u64 / STATES_PER_UNIT;
+    Ok(Pattern {
+        source: source.to_owned(),
+        flags: flags.to_owned(),
+        regex,
+        byte_price,
+        global,
+        no_empty,
+    })
 }
 
 impl Pattern {
     /// Takes the price of one search over so many bytes.
     fn pay(&self, bytes: usize) {
-        meter::spend(meter::STEP + (bytes as u64).saturating_mul(self.states) / WORK_PER_UNIT);
+        meter::spend(meter::STEP + (bytes as u64).saturating_mul(self.byte_price));
     }
 
     fn search(&self, text: &str, global: bool, mut found: impl FnMut(&Captures<'_>)) {

@@ -22,8 +22,9 @@ const MAIN: &str = "__main";
 /// Longest source that is compiled on the caller's stack. jaq's parser recurses for each bracket and operator.
 const INLINE_BYTES_MAX: usize = 160;
 
-/// Stack for compiling anything longer: enough for `limits::EXPRESSION_BYTES_MAX` brackets.
-const COMPILE_STACK_BYTES: usize = 256 * 1024 * 1024;
+/// Stack for compiling anything longer. `limits::EXPRESSION_BYTES_MAX` brackets, minus signs or definitions need up to
+/// 45 MiB in a dev build.
+const COMPILE_STACK_BYTES: usize = 128 * 1024 * 1024;
 
 /// Arguments of a call. jaq recurses over those that are filters without a step in between.
 const ARGUMENTS_MAX: usize = 32;

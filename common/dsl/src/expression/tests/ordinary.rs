@@ -664,6 +664,10 @@ fn large_data_is_handled_within_the_default_fuel() {
         ("[.items[] | .group | sub(\"g\"; \"h\")] | .[0]", "\"h0\""),
         ("del(.items[] | select(.id > 100)) | .items | length", "101"),
         ("tojson | length > 100000", "true"),
+        (
+            "tojson[:10000] | gsub(\"[0-9]+\"; \"n\") | test(\"id\\\":n\")",
+            "true",
+        ),
     ] {
         assert_eq!(evaluate(source, &input).as_deref(), Ok(expected), "{source}");
     }
