@@ -512,6 +512,19 @@ pub enum ProcessOutput {
     None,
 }
 
+impl ProcessOutput {
+    /// As it is written in a definition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Code => "code",
+            Self::All => "all",
+            Self::None => "none",
+        }
+    }
+}
+
 /// `emit`.
 #[derive(Clone, Debug)]
 pub struct Emit {

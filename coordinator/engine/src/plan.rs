@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_common::DefinitionRef;
-use millrace_dsl::Value;
 use millrace_dsl::expression::Expression;
 use millrace_dsl::model::{
     Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Flow, FunctionTarget,
     HttpCall, Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
 };
 use millrace_dsl::template::Template;
+use millrace_dsl::{Value, value};
 
 /// Where `apply` finds definitions. The shell answers from a cache that it filled before.
 pub trait Definitions {
@@ -89,6 +89,11 @@ pub(crate) enum Action {
     Inline {
         function: NodeId,
         arguments: Option<Template>,
+    },
+    /// A call or process of the language that a worker carries out: the function, and its input.
+    Builtin {
+        function: &'static str,
+        with: Template,
     },
     Unsupported(String),
 }
@@ -251,14 +256,17 @@ impl Builder {
     }
 
     fn call(&mut self, call: &Call) -> Action {
-        let other = |kind: &str| Action::Unsupported(format!("`call: {kind}`"));
+        let builtin = |function, with: &Template| Action::Builtin {
+            function,
+            with: with.clone(),
+        };
         match call {
             Call::Http(http) => Action::Http(Box::new(http.clone())),
-            Call::OpenApi(_) => other("openapi"),
-            Call::Grpc(_) => other("grpc"),
-            Call::AsyncApi(_) => other("asyncapi"),
-            Call::Mcp(_) => other("mcp"),
-            Call::A2a(_) => other("a2a"),
+            Call::OpenApi(with) => builtin("call:openapi", with),
+            Call::Grpc(with) => builtin("call:grpc", with),
+            Call::AsyncApi(call) => builtin("call:asyncapi", &call.with),
+            Call::Mcp(with) => builtin("call:mcp", with),
+            Call::A2a(with) => builtin("call:a2a", with),
             Call::Function(call) => {
                 let arguments = call.arguments.clone();
                 match &call.target {
@@ -291,10 +299,21 @@ impl Builder {
 }
 
 fn process(run: &Run) -> Action {
+    let builtin = |function, process: &Template| Action::Builtin {
+        function,
+        with: Template::object(vec![
+            ("process".to_owned(), process.clone()),
+            ("await".to_owned(), Template::Literal(Value::Bool(run.awaited))),
+            (
+                "return".to_owned(),
+                Template::Literal(value::string(run.output.as_str())),
+            ),
+        ]),
+    };
     match &run.process {
-        Process::Container(_) => Action::Unsupported("`run: container`".into()),
-        Process::Script(_) => Action::Unsupported("`run: script`".into()),
-        Process::Shell(_) => Action::Unsupported("`run: shell`".into()),
+        Process::Container(process) => builtin("run:container", process),
+        Process::Script(process) => builtin("run:script", process),
+        Process::Shell(process) => builtin("run:shell", process),
         Process::Workflow {
             namespace,
             name,

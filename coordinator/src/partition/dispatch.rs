@@ -25,6 +25,7 @@ enum Sent {
     Step {
         instance: InstanceKey,
         frame: u32,
+        step: String,
         generation: u32,
     },
     Record {
@@ -130,6 +131,7 @@ impl Dispatcher {
             Sent::Step {
                 instance: key.clone(),
                 frame,
+                step: step.id,
                 generation,
             },
         )
@@ -239,12 +241,13 @@ impl Dispatcher {
                 Sent::Step {
                     instance,
                     frame,
+                    step,
                     generation,
                 },
                 Ok(ack),
             ) => {
                 self.outbox
-                    .acknowledged(&instance, frame, generation, ack.sequence);
+                    .acknowledged(&instance, frame, (&step, generation), ack.sequence);
             }
             (Sent::Step { instance, frame, .. }, Err(e)) => {
                 warn!(instance.id = %instance, reason = %e, "step was not taken by the work queue; it is published again");

@@ -89,11 +89,12 @@ impl Outbox {
         &mut self,
         instance: &InstanceKey,
         frame: u32,
-        generation: u32,
+        (step, generation): (&str, u32),
         sequence: u64,
     ) {
         let key = (instance.clone(), frame);
         if let Some(open) = self.steps.get_mut(&key)
+            && open.step == step
             && open.generation == generation
         {
             open.sequence = Some(sequence);
@@ -220,12 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_of_an_older_generation_is_ignored() {
+    fn an_acknowledgement_of_an_older_generation_or_attempt_is_ignored() {
         let mut o = Outbox::default();
         o.open(key(), 1, open(1));
-        o.acknowledged(&key(), 1, 0, 9);
+        o.acknowledged(&key(), 1, ("s", 0), 9);
+        o.acknowledged(&key(), 1, ("earlier", 1), 9);
         assert!(!o.has_marks());
-        o.acknowledged(&key(), 1, 1, 10);
+        o.acknowledged(&key(), 1, ("s", 1), 10);
         assert_eq!(
             o.take_marks(),
             [(step_field(&key(), 1), Some(step_value(1, Some(10))))]
@@ -236,7 +238,7 @@ mod tests {
     fn a_step_that_closed_is_not_marked() {
         let mut o = Outbox::default();
         o.open(key(), 1, open(0));
-        o.acknowledged(&key(), 1, 0, 9);
+        o.acknowledged(&key(), 1, ("s", 0), 9);
         o.settle(&key(), 1);
         assert!(o.take_marks().is_empty());
     }

@@ -42,6 +42,7 @@ impl Activation<'_> {
                 | Action::Http(_)
                 | Action::Fleet { .. }
                 | Action::Inline { .. }
+                | Action::Builtin { .. }
                 | Action::Unsupported(_),
                 _,
             ) => List::default(),
