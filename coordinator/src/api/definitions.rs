@@ -58,7 +58,7 @@ pub(super) async fn validate(
     body: Body,
 ) -> ApiResult<Json<Value>> {
     let text = source(&headers, body).await?;
-    let (definition, warnings) = api.registry.definitions.validate(&text).map_err(invalid)?;
+    let (definition, warnings) = api.registry.definitions.validate(&text).await.map_err(invalid)?;
     Ok(Json(
         json!({"valid": true, "definition": definition, "warnings": warnings}),
     ))

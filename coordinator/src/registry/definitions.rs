@@ -160,8 +160,10 @@ impl Definitions {
     ///
     /// # Errors
     /// Every fault of the text.
-    pub fn validate(&self, text: &str) -> Result<(DefinitionRef, Vec<Diagnostic>), Vec<Diagnostic>> {
-        source::accept(text).map(|a| (a.reference, a.warnings))
+    pub async fn validate(&self, text: &str) -> Result<(DefinitionRef, Vec<Diagnostic>), Vec<Diagnostic>> {
+        source::accept_aside(text)
+            .await
+            .map(|a| (a.reference, a.warnings))
     }
 
     /// Stores a definition durably. The same content again is fine; other content under the same version is not.
@@ -173,7 +175,7 @@ impl Definitions {
             document,
             reference,
             warnings,
-        } = source::accept(text).map_err(ApplyError::Invalid)?;
+        } = source::accept_aside(text).await.map_err(ApplyError::Invalid)?;
         let mut stored = StoredDefinition {
             source: text.into(),
             created_ms: now_ms,
@@ -210,7 +212,7 @@ impl Definitions {
         let Some(stored) = self.stored(definition).await? else {
             return Ok(None);
         };
-        match source::accept(&stored.source) {
+        match source::accept_aside(&stored.source).await {
             Ok(accepted) => Ok(Some(self.remember(definition, accepted.document))),
             Err(faults) => {
                 let first = faults.first().map(ToString::to_string).unwrap_or_default();

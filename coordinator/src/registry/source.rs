@@ -45,6 +45,16 @@ pub(super) fn accept(text: &str) -> Result<Accepted, Vec<Diagnostic>> {
     })
 }
 
+/// The same on a thread that may block: the largest text takes half a second, and the caller's thread serves others.
+pub(super) async fn accept_aside(text: &str) -> Result<Accepted, Vec<Diagnostic>> {
+    let text = text.to_owned();
+    match tokio::task::spawn_blocking(move || accept(&text)).await {
+        Ok(accepted) => accepted,
+        // It cannot be aborted, so it panicked: that panic is the caller's.
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
 /// True when a text is the same document: equal as JSON, whatever its order of keys, layout and comments.
 pub(super) fn same(document: &Document, other: &str) -> bool {
     millrace_dsl::parse(other)
