@@ -714,6 +714,7 @@ impl Feature {
     /// True when this build executes it.
     pub const fn is_executed(self) -> bool {
         match self {
+            Self::Extension => true,
             Self::Listen
             | Self::Schedule
             | Self::Container
@@ -726,7 +727,6 @@ impl Feature {
             | Self::A2a
             | Self::FunctionUrl
             | Self::FunctionCatalog
-            | Self::Extension
             | Self::Secrets
             | Self::Digest
             | Self::OAuth2

@@ -826,7 +826,6 @@ do:
         [
             "2:1 `schedule` is not supported yet",
             "3:13 `evaluate.mode: loose` is not supported yet",
-            "6:19 `use.extensions` is not supported yet",
             "9:8 `listen` is not supported yet",
             "10:15 `run: shell` is not supported yet",
             "11:8 `call: openapi` is not supported yet",
@@ -850,6 +849,7 @@ fn what_is_executed() {
   errors: { e: { type: 'https://x.y', status: 400 } }
   timeouts: { t: { after: PT1S } }
   authentications: { a: { bearer: { token: x } } }
+  extensions: [ { x: { extend: all, before: [ { x: { set: { y: 1 } } } ] } } ]
 do:
 - a: { do: [ { x: { set: { y: 1 } } } ], timeout: t }
 - b: { switch: [ { x: { then: continue } } ] }

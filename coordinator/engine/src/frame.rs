@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_common::{InstanceKey, Problem, RawJson, TimerId};
+use millrace_dsl::model::Flow;
 
 use crate::data::Data;
 use crate::ids::Path;
@@ -71,6 +72,8 @@ pub(crate) enum Body {
     Try(TryState),
     /// Call of a function of `use.functions`: has the function's task below it.
     Inline(Data),
+    /// A task with the extensions that apply to it: has their tasks below it, or the task itself.
+    Extended(Extended),
     Step(StepState),
     Wait(Timer),
     Child(ChildState),
@@ -78,6 +81,22 @@ pub(crate) enum Body {
     Done(Data),
     /// A branch of a competing fork that failed; the others go on.
     Failed(Box<Problem>),
+}
+
+/// Where a task with extensions stands. Of `n` extensions, the positions are: below `n` the list `before` of each, in
+/// order; `n` the task itself; above `n` the list `after` of each, in reverse.
+#[derive(Clone, Debug)]
+pub(crate) struct Extended {
+    /// Numbers of the extensions.
+    pub(crate) matched: Vec<u32>,
+    pub(crate) position: u32,
+    pub(crate) cursor: Cursor,
+    /// The raw output, once the task is through or was skipped.
+    pub(crate) output: Option<Data>,
+    /// Where the task wants to go from there.
+    pub(crate) flow: Option<Flow>,
+    /// The task itself ended, and the trace says so.
+    pub(crate) told: bool,
 }
 
 /// Where a list stands: the task at `index` is next, or runs if there is a frame below.
@@ -263,7 +282,9 @@ impl Frame {
             Body::Inline(arguments) => arguments,
             Body::Done(output) => output,
             Body::Fork(_) | Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Failed(_) => &self.input,
-            Body::List(_) | Body::For(_) | Body::Try(_) => self.cursor().map_or(&self.input, |c| &c.data),
+            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Extended(_) => {
+                self.cursor().map_or(&self.input, |c| &c.data)
+            }
         }
     }
 
@@ -272,6 +293,7 @@ impl Frame {
             Body::List(cursor) => Some(cursor),
             Body::For(f) => Some(&f.cursor),
             Body::Try(t) => Some(&t.cursor),
+            Body::Extended(e) => Some(&e.cursor),
             Body::Fork(_)
             | Body::Inline(_)
             | Body::Step(_)
@@ -287,6 +309,7 @@ impl Frame {
             Body::List(cursor) => Some(cursor),
             Body::For(f) => Some(&mut f.cursor),
             Body::Try(t) => Some(&mut t.cursor),
+            Body::Extended(e) => Some(&mut e.cursor),
             Body::Fork(_)
             | Body::Inline(_)
             | Body::Step(_)
@@ -315,6 +338,7 @@ impl Frame {
             | Body::Fork(_)
             | Body::Try(_)
             | Body::Inline(_)
+            | Body::Extended(_)
             | Body::Done(_)
             | Body::Failed(_) => Open::Nothing,
         }
@@ -332,6 +356,7 @@ impl Frame {
             | Body::For(_)
             | Body::Fork(_)
             | Body::Inline(_)
+            | Body::Extended(_)
             | Body::Step(_)
             | Body::Child(_)
             | Body::Done(_)

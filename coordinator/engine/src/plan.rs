@@ -9,8 +9,8 @@ use std::sync::Arc;
 use millrace_common::DefinitionRef;
 use millrace_dsl::expression::Expression;
 use millrace_dsl::model::{
-    Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Flow, FunctionTarget,
-    HttpCall, Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
+    Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Extension, Flow,
+    FunctionTarget, HttpCall, Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
 };
 use millrace_dsl::template::Template;
 use millrace_dsl::{Value, value};
@@ -34,6 +34,8 @@ pub struct Plan {
     definition: String,
     /// The first one is the workflow.
     nodes: Vec<Node>,
+    /// In declared order.
+    extensions: Vec<ExtensionNode>,
 }
 
 /// Number of a node.
@@ -62,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) then: Option<Flow>,
     pub(crate) queue: Option<String>,
     pub(crate) action: Action,
+    /// Extensions of tasks of this kind, in declared order.
+    pub(crate) extensions: Vec<u32>,
     pub(crate) source: Value,
 }
 
@@ -120,6 +124,13 @@ pub(crate) struct TryNode {
 }
 
 #[derive(Debug)]
+pub(crate) struct ExtensionNode {
+    pub(crate) when: Option<Expression>,
+    pub(crate) before: List,
+    pub(crate) after: List,
+}
+
+#[derive(Debug)]
 pub(crate) struct ChildNode {
     pub(crate) namespace: String,
     pub(crate) name: String,
@@ -133,12 +144,25 @@ impl Plan {
     pub fn new(document: Arc<Document>) -> Self {
         let mut builder = Builder::default();
         builder.nodes.push(root(&document));
+        builder.extend = document
+            .uses
+            .extensions
+            .iter()
+            .map(|e| e.extend.clone())
+            .collect();
         let tasks = builder.list(&document.tasks.tasks);
         builder.set(ROOT, Action::Do(tasks));
+        let extensions = document
+            .uses
+            .extensions
+            .iter()
+            .map(|e| builder.extension(e))
+            .collect();
         let definition = format!("{}/{}@{}", document.namespace, document.name, document.version);
         Self {
             definition,
             nodes: builder.nodes,
+            extensions,
             document,
         }
     }
@@ -167,6 +191,10 @@ impl Plan {
     pub(crate) fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(id as usize)
     }
+
+    pub(crate) fn extension(&self, number: u32) -> Option<&ExtensionNode> {
+        self.extensions.get(number as usize)
+    }
 }
 
 /// The workflow as a task: its list, its timeout. Its input and output have their own rules (`activate::workflow`).
@@ -182,6 +210,7 @@ fn root(document: &Document) -> Node {
         then: None,
         queue: None,
         action: Action::Do(List::default()),
+        extensions: Vec::new(),
         source: document.source.clone(),
     }
 }
@@ -190,6 +219,8 @@ fn root(document: &Document) -> Node {
 struct Builder {
     nodes: Vec<Node>,
     functions: BTreeMap<String, NodeId>,
+    /// Kind of task that each extension extends.
+    extend: Vec<String>,
 }
 
 impl Builder {
@@ -206,8 +237,31 @@ impl Builder {
         for (id, task) in (list.first..).zip(tasks) {
             let action = self.action(task);
             self.set(id, action);
+            let extensions = self.extensions_of(&task.kind);
+            if let Some(node) = self.nodes.get_mut(id as usize) {
+                node.extensions = extensions;
+            }
         }
         list
+    }
+
+    fn extension(&mut self, extension: &Extension) -> ExtensionNode {
+        ExtensionNode {
+            when: extension.when.clone(),
+            before: self.optional(extension.before.as_ref()).unwrap_or_default(),
+            after: self.optional(extension.after.as_ref()).unwrap_or_default(),
+        }
+    }
+
+    /// Numbers of the extensions of a kind of task. Those of tasks inside extensions never apply; but a function that
+    /// such a task calls has its node in common with other calls, so that is found out when it runs.
+    fn extensions_of(&self, kind: &TaskKind) -> Vec<u32> {
+        let composite = matches!(kind, TaskKind::Do(_) | TaskKind::Fork(_));
+        let fits = |extend: &str| {
+            extend == "all" || extend == kind.keyword() || (extend == "composite" && composite)
+        };
+        let numbered = (0..).zip(&self.extend);
+        numbered.filter(|(_, e)| fits(e)).map(|(n, _)| n).collect()
     }
 
     fn set(&mut self, id: NodeId, action: Action) {
@@ -342,6 +396,7 @@ fn shell(task: &Task) -> Node {
         then: task.then,
         queue: task.settings.queue.clone(),
         action: Action::Do(List::default()),
+        extensions: Vec::new(),
         source: task.source.clone(),
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct TaskScope<'a> {
     pub(crate) raw: &'a Data,
     pub(crate) output: Option<&'a Data>,
     pub(crate) started_ms: i64,
+    /// `$task.call` and `$task.with` stand for members of the definition: in `when` of an extension.
+    pub(crate) short: bool,
 }
 
 impl Scope<'_> {
@@ -171,7 +173,14 @@ impl Scope<'_> {
 
 impl TaskScope<'_> {
     fn descriptor(&self) -> Value {
-        value::object([
+        let short = ["call", "with"].into_iter().filter_map(|key| {
+            let member = |source: &Value| match source {
+                Value::Obj(members) => members.get(&value::string(key)).cloned(),
+                _ => None,
+            };
+            Some((key, member(&self.node.source).filter(|_| self.short)?))
+        });
+        let members = [
             ("name", value::string(self.node.name.as_str())),
             ("reference", value::string(&*self.node.pointer)),
             ("definition", self.node.source.clone()),
@@ -181,7 +190,9 @@ impl TaskScope<'_> {
                 self.output.map(|o| o.value().clone()).unwrap_or_default(),
             ),
             ("startedAt", time::descriptor(self.started_ms)),
-        ])
+        ];
+        let members = members.into_iter().chain(short);
+        Value::obj(members.map(|(k, v)| (value::string(k), v)).collect())
     }
 }
 

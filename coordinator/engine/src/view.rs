@@ -232,6 +232,7 @@ fn leaf(frame: &FrameRow) -> Option<Waiting> {
         | BodyRow::For { .. }
         | BodyRow::Fork { .. }
         | BodyRow::Inline { .. }
+        | BodyRow::Extended { .. }
         | BodyRow::Done { .. }
         | BodyRow::Failed(_) => return None,
     })

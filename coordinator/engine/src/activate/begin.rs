@@ -21,7 +21,7 @@ impl Activation<'_> {
             return Move::Idle;
         };
         match self.prepare(&run) {
-            Ok(Some(input)) => self.execute(run, input),
+            Ok(Some(input)) => self.execute_extended(run, input),
             Ok(None) => self.skip(run),
             Err(problem) => self.fail_task(&run, None, problem),
         }
@@ -75,7 +75,7 @@ impl Activation<'_> {
         self.settle_or_leave(run, None, output, None, millrace_dsl::model::Flow::Continue)
     }
 
-    fn execute(&mut self, run: Run, input: Data) -> Move {
+    pub(crate) fn execute(&mut self, run: Run, input: Data) -> Move {
         match self.try_execute(&run, &input) {
             Ok(next) => next,
             Err(problem) => self.fail_task(&run, None, problem),
@@ -131,11 +131,11 @@ impl Activation<'_> {
             return Err(Problem::new(ErrorKind::Runtime, text));
         }
         let timeout = match &self.node(run.node).timeout {
-            Some(t) => Some(
+            Some(t) if self.extended(run).is_none() => Some(
                 self.scope(run, None, Some(input), None)
                     .duration(&t.after, input.value())?,
             ),
-            None => None,
+            Some(_) | None => None,
         };
         let id = self.instance.header.next_frame;
         let timeout = timeout.map(|length| self.arm(id, length));

@@ -36,9 +36,14 @@ impl Activation<'_> {
         own: Option<FrameId>,
         flow: Option<Flow>,
     ) -> Move {
+        if self.extended(&run).is_some() {
+            return self.leave_extended(&run, own, output, flow);
+        }
         match self.transform(&run, own, &input, &output) {
             Ok((result, context)) => {
-                self.trace(&run, own, Event::new("task.completed"));
+                if !self.is_told(own) {
+                    self.trace(&run, own, Event::new("task.completed"));
+                }
                 let then = flow
                     .or_else(|| self.node(run.node).then)
                     .unwrap_or(Flow::Continue);

@@ -113,6 +113,7 @@ impl Activation<'_> {
             | Body::Fork(_)
             | Body::Try(_)
             | Body::Inline(_)
+            | Body::Extended(_)
             | Body::Done(_)
             | Body::Failed(_) => false,
         }

@@ -56,9 +56,12 @@ impl Activation<'_> {
                 Err(other) => self.fail_frame(parent, other),
             },
             Body::Fork(_) if self.branches(frame).1 => self.lose(parent, below, branch, problem),
-            Body::List(_) | Body::For(_) | Body::Fork(_) | Body::Try(_) | Body::Inline(_) => {
-                self.pass_on(parent, problem)
-            }
+            Body::List(_)
+            | Body::For(_)
+            | Body::Fork(_)
+            | Body::Try(_)
+            | Body::Inline(_)
+            | Body::Extended(_) => self.pass_on(parent, problem),
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
         }
     }
@@ -72,7 +75,9 @@ impl Activation<'_> {
         let Some(run) = Run::of(frame) else {
             return self.fault(problem);
         };
-        self.trace(&run, Some(id), Event::error("task.faulted", &problem));
+        if !self.runs_task(id) {
+            self.trace(&run, Some(id), Event::error("task.faulted", &problem));
+        }
         Move::Fail(Failure {
             below: Some(id),
             parent: run.parent,

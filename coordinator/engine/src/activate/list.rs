@@ -25,6 +25,7 @@ impl Activation<'_> {
     /// The list that a frame runs now.
     fn list_of(&self, frame: &Frame) -> List {
         match (&self.node(frame.node).action, &frame.body) {
+            (_, Body::Extended(state)) => self.extension_list(state),
             (Action::Do(list), _) => *list,
             (Action::For(node), _) => node.body,
             (Action::Try(node), Body::Try(t)) if t.phase == Phase::Handler => {
@@ -64,13 +65,19 @@ impl Activation<'_> {
                     flow,
                 }
             }
-            Body::List(_) | Body::For(_) | Body::Try(_) => self.move_cursor(parent, output, flow),
+            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Extended(_) => {
+                self.move_cursor(parent, output, flow)
+            }
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
         }
     }
 
     fn move_cursor(&mut self, id: FrameId, output: Data, flow: Flow) -> Move {
-        let Some(cursor) = self.instance.edit(id, Parts::CURSOR).and_then(Frame::cursor_mut) else {
+        let Some(frame) = self.instance.edit(id, Parts::CURSOR) else {
+            return Move::Idle;
+        };
+        let extended = matches!(frame.body, Body::Extended(_));
+        let Some(cursor) = frame.cursor_mut() else {
             return Move::Idle;
         };
         cursor.data = output;
@@ -78,6 +85,7 @@ impl Activation<'_> {
         match flow {
             Flow::Continue => cursor.index = cursor.index.saturating_add(1),
             Flow::Task(index) => cursor.index = u32::try_from(index).unwrap_or(u32::MAX),
+            Flow::Exit if extended => return self.exit_extension(id),
             Flow::Exit => return self.leave_list(id, false),
             Flow::End => return self.leave_list(id, true),
         }
@@ -104,6 +112,7 @@ impl Activation<'_> {
             },
             Body::For(_) => self.next_iteration(id),
             Body::Try(t) => self.leave_try(id, t.phase, output, flow),
+            Body::Extended(_) => self.leave_extension(id, end),
             Body::Fork(_)
             | Body::Inline(_)
             | Body::Step(_)

@@ -11,6 +11,7 @@ mod child;
 mod complete;
 mod drop;
 mod emit;
+mod extension;
 mod fail;
 mod for_;
 mod fork;
@@ -240,6 +241,7 @@ impl<'a> Activation<'a> {
                 Phase::Delay => self.begin_attempt(id),
             },
             Body::Inline(_) => self.run_function(id),
+            Body::Extended(_) => self.run_extended(id),
             Body::Step(_) => self.take_held_step(id),
             Body::Wait(_) => self.finish_wait(id),
             Body::Child(_) => self.take_held_child(id),
@@ -293,9 +295,10 @@ impl<'a> Activation<'a> {
             frame: Some(self.scope_frame(run, own)),
             task: Some(TaskScope {
                 node: self.node(run.node),
-                raw: &run.raw,
+                raw: self.extended(run).map_or(&run.raw, |wrapper| &wrapper.raw),
                 output,
                 started_ms: run.started_ms,
+                short: false,
             }),
             input,
             output,

@@ -44,6 +44,7 @@ impl Activation<'_> {
             | Body::Fork(_)
             | Body::Try(_)
             | Body::Inline(_)
+            | Body::Extended(_)
             | Body::Wait(_)
             | Body::Done(_)
             | Body::Failed(_) => false,
@@ -130,6 +131,7 @@ impl Activation<'_> {
             | Body::Fork(_)
             | Body::Try(_)
             | Body::Inline(_)
+            | Body::Extended(_)
             | Body::Step(_)
             | Body::Wait(_)
             | Body::Child(_) => {}
@@ -202,7 +204,7 @@ impl Activation<'_> {
             return false;
         };
         match &frame.body {
-            Body::List(_) | Body::For(_) | Body::Inline(_) => frame.children.is_empty(),
+            Body::List(_) | Body::For(_) | Body::Inline(_) | Body::Extended(_) => frame.children.is_empty(),
             Body::Try(t) => frame.children.is_empty() || t.phase == Phase::Delay,
             Body::Fork(state) => !state.again.is_empty() || state.next < self.branches(frame).0.len,
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => false,

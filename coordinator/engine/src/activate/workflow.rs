@@ -123,9 +123,12 @@ impl Activation<'_> {
                     self.keep_progress(id);
                     self.drop_frame(id);
                 }
-                Body::List(_) | Body::For(_) | Body::Fork(_) | Body::Try(_) | Body::Inline(_) => {
-                    self.stop_timers(id);
-                }
+                Body::List(_)
+                | Body::For(_)
+                | Body::Fork(_)
+                | Body::Try(_)
+                | Body::Inline(_)
+                | Body::Extended(_) => self.stop_timers(id),
                 Body::Done(_) | Body::Failed(_) => {}
             }
         }

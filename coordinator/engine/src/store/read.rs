@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use millrace_common::{InstanceKey, Problem, RawJson};
+use millrace_dsl::model::Flow;
 use serde::Deserialize;
 
 use super::row::{
-    BodyRow, CursorRow, FixedRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow, TimerRow,
+    BodyRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow,
+    TimerRow,
 };
 use super::{LoadError, VERSION};
 use crate::data::Data;
 use crate::frame::{
-    self, Body, ChildState, Cursor, ForLoop, ForkState, Frame, FrameId, HeldStep, Parts, Phase, ROOT_FRAME,
-    StepState, Timer, TryState,
+    self, Body, ChildState, Cursor, Extended, ForLoop, ForkState, Frame, FrameId, HeldStep, Parts, Phase,
+    ROOT_FRAME, StepState, Timer, TryState,
 };
 use crate::ids::Path;
 use crate::state::{Changes, Ended, Header, Identity, Instance, Quarantine};
@@ -296,6 +298,22 @@ fn read_body(
             delay: delay.map(read_timer),
         }),
         BodyRow::Inline { arguments: inline } => Body::Inline(arguments(inline)?),
+        BodyRow::Extended {
+            matched,
+            position,
+            cursor: row,
+            arguments: inline,
+            through,
+            flow,
+            told,
+        } => Body::Extended(Extended {
+            matched,
+            position,
+            cursor: cursor(row)?,
+            output: through.then(|| arguments(inline)).transpose()?,
+            flow: flow.map(read_flow),
+            told,
+        }),
         BodyRow::Step(row) => Body::Step(read_step(name, row, arguments)?),
         BodyRow::Wait(timer) => Body::Wait(read_timer(timer)),
         BodyRow::Child {
@@ -344,6 +362,15 @@ fn read_step(
             None => None,
         },
     })
+}
+
+const fn read_flow(row: FlowRow) -> Flow {
+    match row {
+        FlowRow::Continue => Flow::Continue,
+        FlowRow::Exit => Flow::Exit,
+        FlowRow::End => Flow::End,
+        FlowRow::Task(index) => Flow::Task(index),
+    }
 }
 
 fn read_timer(row: TimerRow) -> Timer {

@@ -156,6 +156,24 @@ pub(crate) enum BodyRow {
         #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
         arguments: Option<RawJson>,
     },
+    Extended {
+        #[serde(rename = "m")]
+        matched: Vec<u32>,
+        #[serde(rename = "n")]
+        position: u32,
+        #[serde(rename = "l")]
+        cursor: CursorRow,
+        /// The output; large ones stand apart.
+        #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+        arguments: Option<RawJson>,
+        /// There is an output.
+        #[serde(rename = "o", default, skip_serializing_if = "is_default")]
+        through: bool,
+        #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+        flow: Option<FlowRow>,
+        #[serde(rename = "s", default, skip_serializing_if = "is_default")]
+        told: bool,
+    },
     Step(StepRow),
     Wait(TimerRow),
     Child {
@@ -205,6 +223,18 @@ pub(crate) enum HeldRow {
     Error(Box<Problem>),
     #[serde(rename = "l")]
     Lost,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum FlowRow {
+    #[serde(rename = "c")]
+    Continue,
+    #[serde(rename = "x")]
+    Exit,
+    #[serde(rename = "e")]
+    End,
+    #[serde(rename = "t")]
+    Task(usize),
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use millrace_common::RawJson;
+use millrace_dsl::model::Flow;
 use serde::Serialize;
 
 use super::row::{
-    BodyRow, CursorRow, FixedRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow, TimerRow,
+    BodyRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow,
+    TimerRow,
 };
 use super::{INLINE_BYTES_MAX, VERSION};
 use crate::data::Data;
@@ -148,11 +150,12 @@ fn own_input(frame: &Frame) -> Option<&Data> {
     (!frame.input.is(&frame.raw)).then_some(&frame.input)
 }
 
-/// Arguments of a call, unless they are its input; the items of a `for`.
+/// Arguments of a call, unless they are its input; the items of a `for`; the output of a task with extensions.
 fn own_arguments(frame: &Frame) -> Option<&Data> {
     match &frame.body {
         Body::For(f) => Some(&f.items),
         Body::Inline(arguments) => Some(arguments),
+        Body::Extended(e) => e.output.as_ref(),
         Body::Step(step) => Some(&step.arguments),
         Body::Child(child) => Some(&child.arguments),
         Body::List(_) | Body::Fork(_) | Body::Try(_) | Body::Wait(_) | Body::Done(_) | Body::Failed(_) => {
@@ -234,6 +237,15 @@ fn body_row(frame: &Frame) -> BodyRow {
         Body::Inline(_) => BodyRow::Inline {
             arguments: arguments(),
         },
+        Body::Extended(e) => BodyRow::Extended {
+            matched: e.matched.clone(),
+            position: e.position,
+            cursor: cursor_row(frame, &e.cursor),
+            arguments: arguments(),
+            through: e.output.is_some(),
+            flow: e.flow.map(flow_row),
+            told: e.told,
+        },
         Body::Step(step) => BodyRow::Step(step_row(step, arguments())),
         Body::Wait(timer) => BodyRow::Wait(timer_row(*timer)),
         Body::Child(c) => BodyRow::Child {
@@ -249,6 +261,15 @@ fn body_row(frame: &Frame) -> BodyRow {
             output: (!output.is(&frame.raw)).then(|| output.raw().clone()),
         },
         Body::Failed(problem) => BodyRow::Failed(problem.clone()),
+    }
+}
+
+const fn flow_row(flow: Flow) -> FlowRow {
+    match flow {
+        Flow::Continue => FlowRow::Continue,
+        Flow::Exit => FlowRow::Exit,
+        Flow::End => FlowRow::End,
+        Flow::Task(index) => FlowRow::Task(index),
     }
 }
 

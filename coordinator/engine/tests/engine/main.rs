@@ -8,6 +8,7 @@
 mod children;
 mod constructs;
 mod decisions;
+mod extensions;
 mod limits;
 mod operators;
 mod properties;

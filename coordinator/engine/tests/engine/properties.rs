@@ -14,7 +14,31 @@ use crate::world::{Order, Random, Split, World, document, key};
 
 /// A definition that uses everything, with choices by chance.
 fn definition(random: &mut Random, depth: usize) -> String {
-    format!("timeout: {{after: PT2H}}\ndo: {}", list(random, depth, 0))
+    let extensions = extensions(random);
+    format!(
+        "{extensions}timeout: {{after: PT2H}}\ndo: {}",
+        list(random, depth, 0)
+    )
+}
+
+fn extensions(random: &mut Random) -> String {
+    let extension = |n: usize, random: &mut Random| {
+        let kinds = ["all", "call", "composite", "try", "for", "wait", "set", "raise"];
+        let extend = kinds[random.below(kinds.len())];
+        let when = ["", "when: '${ $task.call == null }', "][random.below(2)];
+        let exit = ["", ", {x: {if: '(.n? // 1) > 2', set: {n: 0}, then: exit}}"][random.below(2)];
+        let (before, after) = (task(random, 0, 0), task(random, 0, 0));
+        format!(
+            "{{e{n}: {{extend: {extend}, {when}before: [{{b: {before}}}{exit}], after: [{{a: {after}}}]}}}}"
+        )
+    };
+    match extension(0, random) {
+        first if random.below(3) == 0 => {
+            let second = extension(1, random);
+            format!("use: {{extensions: [{first}, {second}]}}\n")
+        }
+        _ => String::new(),
+    }
 }
 
 fn list(random: &mut Random, depth: usize, level: usize) -> String {
