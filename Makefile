@@ -21,7 +21,7 @@ bench: ## build as shipped and measure
 lint: ## run the checks that need no server: format, words, arrows, clippy
 	@tools/lint $(ARGS)
 
-fault: ## run the fault tests: kill, cut, delay, repeat
+fault: ## run the fault tests: kill and freeze everything under load
 	@tools/fault $(ARGS)
 
 fault-night: ## run the fault tests for a night

@@ -18,6 +18,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # Anywhere in a line: a child process of a test may have left half a line of its own before it.
 RESULT = re.compile(r"test result: (?:ok|FAILED)\. (\d+) passed; (\d+) failed; (\d+) ignored; \d+ measured; (\d+) filtered out")
 STARTED = re.compile(r"^\s*(?:Running \S.* \(.+\)|Doc-tests \S+)$")
+SKIPPED = re.compile(r"^skipped test: ")
 FAILED_TEST = re.compile(r"^test (\S.*) \.\.\. FAILED")
 
 
@@ -161,6 +162,10 @@ class Tally:
         named = FAILED_TEST.match(line)
         if named:
             self.failed_tests.append(named.group(1))
+        if SKIPPED.match(line):
+            # libtest knows only "passed" for a test that found its input missing.
+            self.passed -= 1
+            self.skipped += 1
         for passed, failed, ignored, filtered in RESULT.findall(line):
             self.reported += 1
             self.passed += int(passed)

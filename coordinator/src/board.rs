@@ -24,7 +24,7 @@ pub struct PartitionState {
     pub outbox: u64,
     /// Instances held in memory.
     pub cached: u64,
-    /// Armed timers.
+    /// Timers held in memory: those due within a minute.
     pub timers: u64,
 }
 

@@ -25,6 +25,8 @@ const TRIM_EVERY: Duration = Duration::from_secs(30);
 const KEEP: Duration = Duration::from_secs(600);
 /// The same when a log is near its bound.
 const KEEP_UNDER_PRESSURE: Duration = Duration::from_secs(60);
+/// Logs are trimmed in every round above this share, so that starts are not refused for a log that could be shorter.
+const TRIM_SHARE: f64 = 0.5;
 /// Starts are refused above this share of a log or of the steps stream; results are taken up to the whole.
 const STREAM_SHARE_MAX: f64 = 0.7;
 /// Starts are refused above this share of Redis' `maxmemory`.
@@ -74,16 +76,21 @@ impl Janitor {
         let mut seen = Seen::new();
         let mut trimmed = Instant::now();
         loop {
+            let mut is_pressed = false;
             match self.pressure().await {
-                Ok(pressure) => self.board.press(pressure),
+                Ok((pressure, share)) => {
+                    self.board.press(pressure);
+                    is_pressed = share > TRIM_SHARE;
+                }
                 Err(e) => debug!(reason = format!("{e:#}"), "pressure cannot be measured"),
             }
             if let Err(e) = self.measure().await {
                 debug!(reason = format!("{e:#}"), "backlogs cannot be measured");
             }
-            if trimmed.elapsed() >= TRIM_EVERY {
+            if is_pressed || trimmed.elapsed() >= TRIM_EVERY {
                 trimmed = Instant::now();
-                if let Err(e) = self.trim(&mut seen).await {
+                let keep = if is_pressed { KEEP_UNDER_PRESSURE } else { KEEP };
+                if let Err(e) = self.trim(&mut seen, keep).await {
                     debug!(reason = format!("{e:#}"), "logs cannot be trimmed now");
                 }
             }
@@ -97,11 +104,12 @@ impl Janitor {
         (0..self.config.partitions).map(PartitionId)
     }
 
-    async fn pressure(&self) -> anyhow::Result<Vec<Pressure>> {
-        let mut found = Vec::new();
+    /// Reasons to refuse starts, and the share of its bound that the fullest log has reached.
+    async fn pressure(&self) -> anyhow::Result<(Vec<Pressure>, f64)> {
+        let (mut found, mut fullest) = (Vec::new(), 0.0_f64);
         for p in self.partitions() {
-            self.stream_pressure("logFull", &names::log_stream(p), &mut found)
-                .await?;
+            let log = names::log_stream(p);
+            fullest = fullest.max(self.stream_pressure("logFull", &log, &mut found).await?);
         }
         self.stream_pressure("stepsFull", names::STEPS_STREAM, &mut found)
             .await?;
@@ -118,7 +126,7 @@ impl Janitor {
                 });
             }
         }
-        Ok(found)
+        Ok((found, fullest))
     }
 
     async fn stream_pressure(
@@ -126,12 +134,16 @@ impl Janitor {
         bound: &str,
         name: &str,
         found: &mut Vec<Pressure>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<f64> {
         let Some(info) = cluster::find(&self.jetstream, name).await? else {
-            return Ok(());
+            return Ok(0.0);
         };
         let (used, max) = (info.state.bytes, info.config.max_bytes);
-        if max > 0 && share(used, max.unsigned_abs()) > STREAM_SHARE_MAX {
+        if max <= 0 {
+            return Ok(0.0);
+        }
+        let share = share(used, max.unsigned_abs());
+        if share > STREAM_SHARE_MAX {
             let detail =
                 format!("stream {name} holds {used} of {max} bytes; starts wait until it has drained");
             found.push(Pressure {
@@ -139,20 +151,21 @@ impl Janitor {
                 detail,
             });
         }
-        Ok(())
+        Ok(share)
     }
 
     /// Gauges that no single partition can set.
     async fn measure(&self) -> anyhow::Result<()> {
-        let (mut outbox, mut timers, mut backlog) = (0, 0, 0);
-        for (p, state) in self
-            .board
-            .partitions()
-            .into_iter()
-            .filter(|(_, s)| s.phase == "serving")
-        {
+        let (mut outbox, mut timers, mut backlog, mut active) = (0, 0, 0, 0);
+        let served = || {
+            let all = self.board.partitions().into_iter();
+            all.filter(|(_, s)| s.phase == "serving")
+        };
+        self.metrics.partitions_owned.set(gauge(served().count() as u64));
+        for (p, state) in served() {
             outbox += state.outbox;
-            timers += state.timers;
+            timers += self.count(names::timers_key(p)).await?;
+            active += self.count(names::open_key(p)).await?;
             if let Some(info) = cluster::find(&self.jetstream, &names::log_stream(p)).await? {
                 backlog += info.state.last_sequence.saturating_sub(state.applied);
             }
@@ -160,13 +173,22 @@ impl Janitor {
         self.metrics.outbox_backlog.set(gauge(outbox));
         self.metrics.timers_pending.set(gauge(timers));
         self.metrics.log_backlog.set(gauge(backlog));
-        for (queue, lag) in self.queues.lags().await? {
-            self.metrics
-                .queue_lag
-                .with_label_values(&[&queue])
-                .set(gauge(lag));
+        self.metrics.instances_active.set(gauge(active));
+        for found in self.queues.backlogs().await? {
+            let (labels, age) = ([found.queue.as_str()], found.oldest.unwrap_or_default());
+            let lag = self.metrics.queue_lag.with_label_values(&labels);
+            lag.set(gauge(found.lag));
+            let oldest = self.metrics.queue_oldest_age.with_label_values(&labels);
+            oldest.set(gauge(age.as_secs()));
         }
         Ok(())
+    }
+
+    /// Members of a sorted set.
+    async fn count(&self, key: String) -> anyhow::Result<u64> {
+        let mut cmd = redis::cmd("ZCARD");
+        cmd.arg(key);
+        Ok(self.redis.query(&cmd).await?)
     }
 
     async fn memory_pressure(&self, found: &mut Vec<Pressure>) -> anyhow::Result<()> {
@@ -188,13 +210,11 @@ impl Janitor {
         Ok(())
     }
 
-    /// Trims every log to the position that was durable [`KEEP`] ago.
-    async fn trim(&self, seen: &mut Seen) -> anyhow::Result<()> {
+    /// Trims every log to the position that was durable so long ago.
+    async fn trim(&self, seen: &mut Seen, keep: Duration) -> anyhow::Result<()> {
         if !self.durable().await? {
             return Ok(());
         }
-        let pressed = self.board.pressure().is_some_and(|p| p.bound == "logFull");
-        let keep = if pressed { KEEP_UNDER_PRESSURE } else { KEEP };
         for p in self.partitions() {
             let Some(applied) = self.applied(p).await? else {
                 continue;

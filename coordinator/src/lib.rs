@@ -4,6 +4,7 @@
 //! - [`registry`] keeps definitions, functions and workers; [`fleet`] listens to the workers.
 //! - `partition` is the processor: ownership, reader, fold, commit, dispatch, timers, audit of one partition.
 //! - `janitor` removes what has expired and trims logs behind durable positions.
+//! - [`vitals`] counts what a process knows of itself.
 //! - [`board`] is where the parts show their health to each other.
 
 pub mod api;
@@ -19,3 +20,4 @@ pub mod queues;
 pub mod registry;
 pub mod supervise;
 pub mod trace;
+pub mod vitals;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use millrace_coordinator::api::{ApiParts, ApiState};
+use millrace_coordinator::api::{ApiParts, ApiState, check_listen};
 use millrace_coordinator::board::Board;
 use millrace_coordinator::cluster::{self, Cluster};
 use millrace_coordinator::fleet::{EnsureQueue, Fleet};
@@ -56,6 +56,11 @@ fn main() -> ExitCode {
 
 async fn run(config: CoordinatorConfig, tracer: telemetry::Tracer) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot watch signals")?;
+    check_listen(
+        config.listen,
+        config.token.as_deref(),
+        config.allow_unauthenticated,
+    )?;
     let (health, metrics, board) = (Health::new(), Metrics::new(), Board::default());
     let boot = health.check("boot");
     boot.bad("waiting for nats and redis");
@@ -167,7 +172,7 @@ impl Parts {
             membership: membership.clone(),
             metrics: metrics.clone(),
             board: board.clone(),
-            trace: Trace::new(tracer),
+            trace: Trace::new(tracer.clone(), config.telemetry.sampled_share),
             fault: Fault {
                 panic_instance: Environment.get("MILLRACE_TEST_PANIC_INSTANCE"),
             },
@@ -192,9 +197,14 @@ impl Parts {
             redis.clone(),
             board.clone(),
             queues,
-            metrics,
+            metrics.clone(),
         );
+        let vitals = (nats.clone(), tracer, metrics);
         let tasks = vec![
+            spawn("vitals", &board, shutdown, &vitals, |(n, t, m), s| async move {
+                millrace_coordinator::vitals::run(n, t, m, s).await;
+                Ok(())
+            }),
             spawn("registry", &board, shutdown, &registry, |r, s| async move {
                 r.run(s).await
             }),

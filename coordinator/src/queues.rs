@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self};
@@ -12,6 +12,35 @@ use millrace_common::names;
 /// Steps delivered and not acknowledged, per queue: at the bound delivery waits. Above any sum of worker slots that one
 /// queue is meant for.
 const ACK_PENDING_MAX: i64 = 50_000;
+
+/// What a queue holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The queue.
+    pub queue: String,
+    /// Steps that wait or run.
+    pub lag: u64,
+    /// Age of the first step that was not delivered yet.
+    pub oldest: Option<Duration>,
+}
+
+/// Age of the first step of a queue from `sequence` on; `None` when it has been delivered meanwhile.
+async fn oldest(
+    stream: &jetstream::stream::Stream<()>,
+    queue: &str,
+    sequence: u64,
+) -> anyhow::Result<Option<Duration>> {
+    use jetstream::stream::RawMessageErrorKind as Kind;
+    let subject = names::queue_filter(queue);
+    match stream.get_first_raw_message_by_subject(&subject, sequence).await {
+        Ok(message) => {
+            let stored = SystemTime::from(message.time);
+            Ok(Some(stored.elapsed().unwrap_or_default()))
+        }
+        Err(e) if matches!(e.kind(), Kind::NoMessageFound) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,19 +83,27 @@ impl Queues {
         Ok(())
     }
 
-    /// Steps of each known queue that wait or run: what an autoscaler reads, too.
+    /// What each known queue holds: what an autoscaler reads, too.
     ///
     /// # Errors
     /// When NATS does not answer.
-    pub async fn lags(&self) -> anyhow::Result<Vec<(String, u64)>> {
+    pub async fn backlogs(&self) -> anyhow::Result<Vec<Backlog>> {
         let known: Vec<String> = self.lock().iter().cloned().collect();
         let stream = self.jetstream.get_stream_no_info(names::STEPS_STREAM).await?;
-        let mut lags = Vec::with_capacity(known.len());
+        let mut backlogs = Vec::with_capacity(known.len());
         for queue in known {
             let info = stream.consumer_info(names::queue_consumer(&queue)).await?;
-            lags.push((queue, info.num_pending + info.num_ack_pending as u64));
+            let oldest = match info.num_pending {
+                0 => None,
+                _ => oldest(&stream, &queue, info.delivered.stream_sequence + 1).await?,
+            };
+            backlogs.push(Backlog {
+                queue,
+                lag: info.num_pending + info.num_ack_pending as u64,
+                oldest,
+            });
         }
-        Ok(lags)
+        Ok(backlogs)
     }
 
     /// Forgets what it knows: after the broker may have lost consumers.

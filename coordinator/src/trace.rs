@@ -9,13 +9,15 @@ use async_nats::HeaderMap;
 use millrace_common::{InstanceKey, StepOutcome, StepResult};
 use millrace_engine::{Dispatch, Instance};
 use millrace_runtime::telemetry::{
-    Span, SpanId, SpanKind, SpanStatus, TraceContext, Tracer, span_id_of, trace_id_of,
+    Span, SpanId, SpanKind, SpanStatus, TraceContext, TraceId, Tracer, span_id_of, trace_id_of,
 };
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trace {
     tracer: Tracer,
+    /// Runs that no caller decided about are traced when the first half of their trace id is below this.
+    sampled_below: u64,
 }
 
 /// An attempt that is out: what its span will say.
@@ -29,9 +31,13 @@ pub struct Attempt {
 }
 
 impl Trace {
-    /// Does nothing while the tracer is off.
-    pub const fn new(tracer: Tracer) -> Self {
-        Self { tracer }
+    /// Does nothing while the tracer is off. `share` of the runs is traced, from 0 to 1; decided by the run's id, so that
+    /// every process and every owner decides alike. Where the caller has decided, that counts.
+    pub fn new(tracer: Tracer, share: f64) -> Self {
+        Self {
+            tracer,
+            sampled_below: threshold(share),
+        }
     }
 
     /// Remembers an attempt, if its run is traced.
@@ -146,11 +152,14 @@ impl Trace {
         let span_id = span_id_of(&["run", key.as_str()]);
         let run = match traceparent.and_then(|t| t.parse::<TraceContext>().ok()) {
             Some(caller) => TraceContext { span_id, ..caller },
-            None => TraceContext {
-                trace_id: trace_id_of(&[key.as_str()]),
-                span_id,
-                sampled: true,
-            },
+            None => {
+                let trace_id = trace_id_of(&[key.as_str()]);
+                TraceContext {
+                    trace_id,
+                    span_id,
+                    sampled: number_of(trace_id) <= self.sampled_below && self.sampled_below > 0,
+                }
+            }
         };
         run.sampled.then_some(run)
     }
@@ -165,6 +174,21 @@ fn attributes(instance: &Instance) -> Vec<(&'static str, millrace_runtime::telem
     ]
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a float casts to the nearest number there is, and a share needs no more"
+)]
+fn threshold(share: f64) -> u64 {
+    (share.clamp(0.0, 1.0) * u64::MAX as f64) as u64
+}
+
+/// First half of a trace id, which is a hash.
+const fn number_of(id: TraceId) -> u64 {
+    (id.0 >> 64) as u64
+}
+
 fn step_span(step: &str) -> SpanId {
     span_id_of(&["step", step])
 }
@@ -174,4 +198,23 @@ fn now_us() -> i64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn about_the_asked_share_of_runs_is_sampled() {
+        for (share, low, high) in [(0.0, 0, 0), (0.25, 200, 300), (1.0, 1_000, 1_000)] {
+            let below = threshold(share);
+            let sampled = (0..1_000)
+                .filter(|n| {
+                    let number = number_of(trace_id_of(&[&format!("default/{n}")]));
+                    number <= below && below > 0
+                })
+                .count();
+            assert!((low..=high).contains(&sampled), "{share}: {sampled} of 1000");
+        }
+    }
 }

@@ -28,9 +28,9 @@ enum Outcome {
 #[tokio::test]
 async fn the_official_kit_passes() -> anyhow::Result<()> {
     let Some(dir) = features() else {
-        println!(
-            "skipped: the conformance kit is not here (set MILLRACE_SHARED to the directory that holds spec/ctk)"
-        );
+        // Past the capture of libtest: `tools/test` counts these lines.
+        let text = "skipped test: the conformance kit is not here (set MILLRACE_SHARED to the directory that holds spec/ctk)\n";
+        std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes())?;
         return Ok(());
     };
     let mut files: Vec<_> = std::fs::read_dir(&dir)?.collect::<Result<Vec<_>, _>>()?;

@@ -70,3 +70,59 @@ async fn one_trace_holds_the_run_its_attempts_and_their_calls() -> anyhow::Resul
     );
     Ok(())
 }
+
+/// What one run with a retry, a wait and a step must have moved.
+const MOVED: [&str; 19] = [
+    "millrace_instances_started_total",
+    "millrace_instances_ended_total",
+    "millrace_instance_duration_seconds_count",
+    "millrace_instances_active",
+    "millrace_steps_dispatched_total",
+    "millrace_steps_ended_total",
+    "millrace_steps_retried_total",
+    "millrace_commit_duration_seconds_count",
+    "millrace_commit_records_count",
+    "millrace_commits_total",
+    "millrace_records_total",
+    "millrace_timer_lag_seconds_count",
+    "millrace_timers_pending",
+    "millrace_partitions_owned",
+    "millrace_handover_duration_seconds_count",
+    "millrace_takeovers_total",
+    "millrace_nats_connects",
+    "millrace_workers_connected",
+    "millrace_http_request_duration_seconds_count",
+];
+
+#[tokio::test]
+async fn metrics_move_when_work_is_done() -> anyhow::Result<()> {
+    let world = crate::world().await?;
+    let client = world.stack.client();
+    let tasks = "- t:\n    try:\n    - a: {call: 'flaky:1.0.0@default', with: {failures: 1}}\n    \
+                 catch: {retry: {delay: {milliseconds: 10}, limit: {attempt: {count: 2}}}}\n\
+                 - w: {wait: PT1H}";
+    let measured = client.apply(&definition("measured", tasks)).await?;
+    let id = client.start(&measured, json!({})).await?;
+    client
+        .run(&definition("soon", "- w: {wait: {milliseconds: 10}}"), json!({}))
+        .await?;
+    let still = eventually("every metric has moved", async || {
+        for name in MOVED {
+            client.metric(name).await.ok().filter(|value| *value > 0.0)?;
+        }
+        // There, and at zero while nothing waits for a worker.
+        client.metric("millrace_queue_oldest_age_seconds").await.ok()?;
+        Some(())
+    });
+    if let Err(e) = still.await {
+        let mut at_rest = Vec::new();
+        for name in MOVED {
+            if client.metric(name).await.ok().is_none_or(|value| value <= 0.0) {
+                at_rest.push(name);
+            }
+        }
+        anyhow::bail!("{e}: not {at_rest:?}");
+    }
+    client.control(&id, "cancel").await?.expect(200)?;
+    Ok(())
+}

@@ -75,6 +75,25 @@ impl Client {
         }
     }
 
+    /// Sum of a metric over all its labels; a histogram is asked for by `…_count` or `…_sum`.
+    ///
+    /// # Errors
+    /// When nobody answers, or there is no such metric.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = self.get("/metrics").await?.expect(200)?;
+        let text = answer.body.as_str().unwrap_or_default();
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            let is_whole_name = rest.starts_with(['{', ' ']);
+            is_whole_name.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        };
+        let values: Vec<f64> = text.lines().filter_map(value).collect();
+        if values.is_empty() {
+            bail!("no metric {name}");
+        }
+        Ok(values.iter().sum())
+    }
+
     /// `GET`.
     ///
     /// # Errors

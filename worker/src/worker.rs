@@ -12,7 +12,7 @@ use millrace_runtime::Shutdown;
 use millrace_runtime::config::{Environment, Faults, Source, WorkerConfig};
 use millrace_runtime::health::{Health, router};
 use millrace_runtime::metrics::Metrics;
-use millrace_runtime::nats::{Completions, Nats, Publisher, PublisherOptions, connect};
+use millrace_runtime::nats::{Completions, Link, Nats, Publisher, PublisherOptions, connect};
 use millrace_runtime::telemetry::{self, Tracer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -241,7 +241,11 @@ impl Running {
             self.flights.clone(),
             self.runner.tracer.clone(),
         ));
-        service.spawn(watch_link(self.nats.clone(), self.health.check("nats")));
+        service.spawn(watch_link(
+            self.nats.clone(),
+            self.health.check("nats"),
+            self.metrics.clone(),
+        ));
         if let Some(listen) = self.config.listen {
             let listener = tokio::net::TcpListener::bind(listen).await;
             let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
@@ -356,11 +360,14 @@ async fn show(metrics: Metrics, flights: Arc<Flights>, tracer: Tracer) {
     }
 }
 
-async fn watch_link(nats: Nats, check: millrace_runtime::health::Check) {
+async fn watch_link(nats: Nats, check: millrace_runtime::health::Check, metrics: Metrics) {
     let mut link = nats.link();
     loop {
-        let is_connected = link.borrow_and_update().connected;
-        if is_connected {
+        let Link { connected, connects } = *link.borrow_and_update();
+        metrics
+            .nats_connects
+            .set(i64::try_from(connects).unwrap_or(i64::MAX));
+        if connected {
             check.good();
         } else {
             check.bad("not connected");

@@ -11,7 +11,7 @@ use support::{blocks, files, show, specification};
 fn examples_parse() {
     let Some(spec) = specification() else { return };
     let files = files(spec.join("examples"), "yaml");
-    assert!(files.len() >= 67, "{} examples", files.len());
+    assert_eq!(files.len(), 68, "{} examples", files.len());
     let mut failed = String::new();
     for file in files {
         if let Err(faults) = parse(&std::fs::read_to_string(&file).unwrap()) {

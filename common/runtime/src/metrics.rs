@@ -64,7 +64,7 @@ instruments! {
     /// Instances that have not ended, in the partitions of this process.
     instances_active: IntGauge = "millrace_instances_active";
     /// Instances set aside because applying a record panicked.
-    instances_quarantined: IntGauge = "millrace_instances_quarantined";
+    instances_quarantined: IntCounter = "millrace_instances_quarantined_total";
 
     // Steps, as the coordinator sees them.
     /// Steps handed to the queue.
@@ -75,7 +75,7 @@ instruments! {
     steps_retried: IntCounterVec = "millrace_steps_retried_total" ["function"];
     /// Steps dispatched again because the queue lost them; each is a symptom.
     steps_lost: IntCounter = "millrace_steps_lost_total";
-    /// Time from dispatch to the start of the handler.
+    /// Time from dispatch to the start of the handler, as the worker sees it.
     schedule_to_start: HistogramVec = "millrace_step_schedule_to_start_seconds" ["queue"];
     /// Steps waiting in a queue.
     queue_lag: IntGaugeVec = "millrace_queue_lag" ["queue"];
@@ -101,7 +101,7 @@ instruments! {
     // Timers.
     /// Time from due to fired.
     timer_lag: Histogram = "millrace_timer_lag_seconds";
-    /// Timers that wait.
+    /// Timers that wait, in the partitions of this process.
     timers_pending: IntGauge = "millrace_timers_pending";
 
     // Ownership.
@@ -121,8 +121,8 @@ instruments! {
     outbox_backlog: IntGauge = "millrace_outbox_backlog";
     /// Messages that were not confirmed, by kind of error.
     publish_errors: IntCounterVec = "millrace_publish_errors_total" ["kind"];
-    /// Connections made to NATS.
-    nats_connects: IntCounter = "millrace_nats_connects_total";
+    /// Connections made to NATS: one at the start, one more for each time it was lost.
+    nats_connects: IntGauge = "millrace_nats_connects";
 
     // Fleet and API.
     /// Workers with a recent beat.

@@ -69,6 +69,29 @@ pub fn apply(definitions: &dyn Definitions, instance: &mut Option<Instance>, rec
     }
 }
 
+/// Books a record on which [`apply`] panicked, instead of applying it: its instance is quarantined, with
+/// [`Instance::quarantine`]. A start makes an instance that has not begun; resuming begins it.
+pub fn set_aside(instance: &mut Option<Instance>, record: &Record, reason: &str) -> Transition {
+    match (&record.body, &record.instance, instance.as_mut()) {
+        (_, _, Some(existing)) => {
+            existing.quarantine(reason, record.time_ms);
+            Transition::default()
+        }
+        (RecordBody::Start(start), Some(key), None) => {
+            let input = Data::parse(start.input.clone()).unwrap_or_else(|_invalid| Data::null());
+            let new = Instance::new(key.clone(), identity(start, record.time_ms), input);
+            let new = instance.insert(new);
+            trace::status(new, "instance.started", None, record.time_ms);
+            new.quarantine(reason, record.time_ms);
+            Transition {
+                outcome: Outcome::Applied,
+                effects: answer(Some(key), start.reply.as_deref(), ReplyBody::Started),
+            }
+        }
+        _ => ignored(Ignored::NoInstance, Vec::new()),
+    }
+}
+
 fn ignored(reason: Ignored, effects: Vec<Effect>) -> Transition {
     Transition {
         outcome: Outcome::Ignored(reason),
@@ -96,19 +119,12 @@ fn create(
     start: &Start,
     now_ms: i64,
 ) -> Transition {
-    let identity = Identity {
-        definition: start.definition.clone(),
-        labels: start.labels.clone(),
-        parent: start.parent.clone(),
-        traceparent: start.traceparent.clone(),
-        created_ms: now_ms,
-    };
     let (input, bad_input) = match Data::parse(start.input.clone()) {
         Ok(input) => (input, None),
         Err(problem) => (Data::null(), Some(problem.at("/input"))),
     };
     let mut effects = answer(Some(key), start.reply.as_deref(), ReplyBody::Started);
-    let instance = slot.insert(Instance::new(key.clone(), identity, input));
+    let instance = slot.insert(Instance::new(key.clone(), identity(start, now_ms), input));
     trace::status(instance, "instance.started", None, now_ms);
     match plan_of(definitions, instance) {
         Some(plan) => {
@@ -125,6 +141,16 @@ fn create(
     Transition {
         outcome: Outcome::Applied,
         effects,
+    }
+}
+
+fn identity(start: &Start, now_ms: i64) -> Identity {
+    Identity {
+        definition: start.definition.clone(),
+        labels: start.labels.clone(),
+        parent: start.parent.clone(),
+        traceparent: start.traceparent.clone(),
+        created_ms: now_ms,
     }
 }
 

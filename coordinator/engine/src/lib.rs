@@ -49,7 +49,7 @@ mod time;
 mod trace;
 pub mod view;
 
-pub use apply::apply;
+pub use apply::{apply, set_aside};
 pub use effect::{Dispatch, Effect, Ignored, Outcome, Transition, Writes};
 pub use plan::{Definitions, Plan};
 pub use state::Instance;

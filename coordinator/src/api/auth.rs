@@ -13,7 +13,7 @@ use super::problem::{ApiError, Code};
 /// The API would be open to other machines without a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "cannot listen on {0} without authentication: set MILLRACE_TOKEN, or MILLRACE_ALLOW_UNAUTHENTICATED=1 \
+    "cannot listen on {0} without authentication: set MILLRACE_TOKEN, or MILLRACE_ALLOW_UNAUTHENTICATED=true \
      where something in front of it authenticates"
 )]
 pub struct ListenError(SocketAddr);

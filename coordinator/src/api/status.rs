@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use async_nats::jetstream::stream::Info;
 use axum::Json;
 use axum::extract::State;
 use millrace_common::{PartitionId, names};
@@ -99,15 +98,17 @@ fn read_info(info: &str) -> RedisFacts {
 
 /// Replicas of the log that has the fewest; `None` when JetStream does not answer.
 async fn replicas(api: &ApiState) -> Option<usize> {
-    let first: Info = api
-        .nats
-        .jetstream()
-        .get_stream(names::log_stream(PartitionId(0)))
-        .await
-        .ok()?
-        .cached_info()
-        .clone();
-    Some(first.config.num_replicas)
+    let jetstream = api.nats.jetstream();
+    let log = |p| async move {
+        let stream = jetstream
+            .get_stream(names::log_stream(PartitionId(p)))
+            .await
+            .ok()?;
+        Some(stream.cached_info().config.num_replicas)
+    };
+    let all = futures_util::future::join_all((0..api.partitions).map(log)).await;
+    // One that does not answer is not known to be good.
+    all.into_iter().collect::<Option<Vec<usize>>>()?.into_iter().min()
 }
 
 /// The durability mode and what it promises (docs/guarantees.md).
@@ -129,6 +130,11 @@ fn durability(redis: Option<&RedisFacts>, replicas: Option<usize>) -> Durability
     let fsync = redis.and_then(|r| r.appendfsync.as_deref());
     let (mode, promise) = match (replicas, aof) {
         (None, _) => ("unknown", "a server does not answer"),
+        _ if redis.is_none() => ("unknown", "a server does not answer"),
+        (Some(_), true) if fsync == Some("no") => (
+            "none",
+            "redis leaves it to the system when its append-only file is written: a power cut may take minutes of state",
+        ),
         (Some(_), false) => (
             "none",
             "redis has no append-only file: a crash of redis takes the state since its last snapshot",
@@ -196,6 +202,13 @@ mod tests {
         assert_eq!(durability(Some(&redis(true, 0)), Some(3)).mode, "A");
         assert_eq!(durability(Some(&redis(true, 1)), Some(3)).mode, "C");
         assert_eq!(durability(None, None).mode, "unknown");
+        assert_eq!(durability(None, Some(1)).mode, "unknown");
+        assert_eq!(durability(Some(&redis(true, 0)), None).mode, "unknown");
+        let lazy = RedisFacts {
+            appendfsync: Some("no".into()),
+            ..redis(true, 0)
+        };
+        assert_eq!(durability(Some(&lazy), Some(1)).mode, "none");
     }
 
     #[test]

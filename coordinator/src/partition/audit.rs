@@ -21,6 +21,8 @@ const GETS_MAX: usize = 100;
 #[derive(Debug)]
 pub(crate) struct Audit {
     next: Instant,
+    /// Where the look at single messages goes on: steps are looked at in order of their sequence, [`GETS_MAX`] a time.
+    after: u64,
     suspects: Vec<Suspect>,
 }
 
@@ -38,6 +40,7 @@ impl Audit {
     pub(crate) fn new() -> Self {
         Self {
             next: Instant::now() + EVERY,
+            after: 0,
             suspects: Vec::new(),
         }
     }
@@ -98,6 +101,7 @@ async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
     if old.is_empty() {
         return Ok(());
     }
+    let old = in_turn(old, p.audit.after, |(_, _, _, sequence)| *sequence);
     let Some(steps) = cluster::find(&p.shared.cluster.jetstream, names::STEPS_STREAM).await? else {
         warn!(error.code = "MR-STEPS-GONE", "the stream of steps is gone");
         return Ok(());
@@ -112,6 +116,7 @@ async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
                 true
             } else if gets < GETS_MAX {
                 gets += 1;
+                p.audit.after = sequence;
                 is_absent(&stream, sequence, &step).await?
             } else {
                 false
@@ -137,6 +142,15 @@ async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
     Ok(())
 }
 
+/// In order of their numbers, those above `after` first: so that all get their turn, however many there are.
+fn in_turn<T>(mut items: Vec<T>, after: u64, number: impl Fn(&T) -> u64) -> Vec<T> {
+    items.sort_unstable_by_key(|item| {
+        let number = number(item);
+        (number <= after, number)
+    });
+    items
+}
+
 /// True when the message is not there, or is another step's (a re-created stream).
 async fn is_absent(
     stream: &async_nats::jetstream::stream::Stream<()>,
@@ -151,5 +165,24 @@ async fn is_absent(
             server: "nats",
             reason: e.to_string(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_get_their_turn_however_many_there_are() {
+        let open: Vec<u64> = (1..=500).collect();
+        let (mut after, mut seen) = (0, std::collections::BTreeSet::new());
+        for _ in 0..5 {
+            for number in in_turn(open.clone(), after, |n| *n).into_iter().take(GETS_MAX) {
+                after = number;
+                seen.insert(number);
+            }
+        }
+        assert_eq!(seen.len(), 500);
+        assert_eq!(in_turn(open, after, |n| *n)[0], 1, "from the beginning again");
     }
 }

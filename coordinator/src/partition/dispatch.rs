@@ -236,6 +236,10 @@ impl Dispatcher {
         let Some(sent) = self.in_flight.remove(&tag) else {
             return;
         };
+        if let Err(e) = &result {
+            let errors = &self.shared.metrics.publish_errors;
+            errors.with_label_values(&[e.kind()]).inc();
+        }
         match (sent, result) {
             (
                 Sent::Step {

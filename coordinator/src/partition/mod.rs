@@ -207,7 +207,6 @@ async fn own_once(
         Ok(processor) => processor,
         Err(stop) => return (stop, false),
     };
-    shared.metrics.partitions_owned.inc();
     let mut stop = processor.serve(shutdown).await;
     if let Stop::Handover(to) = &stop {
         info!(partition.id = %p, to, "partition is handed over");
@@ -217,7 +216,6 @@ async fn own_once(
             other => other,
         };
     }
-    shared.metrics.partitions_owned.dec();
     (stop, true)
 }
 

@@ -4,7 +4,7 @@
 //! between fold and commit; whenever the outcome of a commit is not a clear success the processor stops, and its owner
 //! starts again from what Redis holds.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,6 +65,7 @@ pub(crate) struct Processor {
 struct Before {
     existed: bool,
     ended: bool,
+    quarantined: bool,
 }
 
 /// What a batch of records came to, before its commit.
@@ -77,6 +78,8 @@ struct Folded {
     /// Results that counted, for spans and metrics.
     results: Vec<(InstanceKey, StepResult)>,
     records: usize,
+    /// Records by kind.
+    kinds: BTreeMap<&'static str, u64>,
 }
 
 impl Processor {
@@ -249,6 +252,7 @@ impl Processor {
                 continue;
             };
             self.check_announce(record)?;
+            *folded.kinds.entry(record.body.kind()).or_default() += 1;
             if let Some(key) = record.instance.clone()
                 && !self.apply_one(&mut folded, &key, record)
             {
@@ -291,22 +295,15 @@ impl Processor {
             let before = Before {
                 existed: slot.is_some(),
                 ended: slot.as_ref().is_some_and(Instance::is_ended),
+                quarantined: slot.as_ref().is_some_and(|i| i.quarantined().is_some()),
             };
             folded.touched.insert(key.clone(), before);
             folded.order.push(key.clone());
         }
         if self.poisonous.contains(&record.sequence) {
-            match slot {
-                Some(instance) => {
-                    instance.quarantine("the engine panicked on a record of this instance", record.time_ms);
-                }
-                // A start: there is no instance to set aside, so the record itself is kept for the operator.
-                None => {
-                    let bytes = wire::encode_record(Some(key), &record.body);
-                    folded.batch.dead(record.sequence, bytes);
-                    self.shared.metrics.records_dead.inc();
-                }
-            }
+            let reason = "the engine panicked on a record of this instance";
+            let transition = millrace_engine::set_aside(slot, record, reason);
+            self.take(folded, key, record, transition);
             return true;
         }
         let definitions = &self.shared.definitions;
@@ -323,7 +320,6 @@ impl Processor {
             Err(_) => {
                 error!(instance.id = %key, partition.id = %self.partition, log.sequence = record.sequence,
                     error.code = "MR-QUARANTINE", "engine panicked; the instance is set aside, the partition goes on");
-                self.shared.metrics.instances_quarantined.inc();
                 self.poisonous.insert(record.sequence);
                 false
             }
@@ -416,9 +412,9 @@ impl Processor {
     }
 
     async fn finish(&mut self, mut folded: Folded, position: Position) -> Result<(), Stop> {
-        self.count(&folded);
         let batch = std::mem::take(&mut folded.batch);
         self.commit(batch, position, false).await?;
+        self.count(&folded);
         for (key, result) in &folded.results {
             self.dispatcher.step_ended(key, result);
         }
@@ -430,6 +426,9 @@ impl Processor {
                 }
                 if instance.is_ended() && !before.ended {
                     self.dispatcher.instance_ended(instance).await;
+                }
+                if instance.quarantined().is_some() && !before.quarantined {
+                    self.shared.metrics.instances_quarantined.inc();
                 }
             }
         }
@@ -482,7 +481,13 @@ impl Processor {
     async fn deliver(&mut self, effects: Vec<(InstanceKey, Effect)>) -> Result<(), Stop> {
         for (key, effect) in effects {
             match effect {
-                Effect::Dispatch(d) => self.dispatcher.step(&key, *d, self.suppressed).await,
+                Effect::Dispatch(d) => {
+                    if d.attempt > 1 && d.generation == 0 {
+                        let retried = &self.shared.metrics.steps_retried;
+                        retried.with_label_values(&[&d.function]).inc();
+                    }
+                    self.dispatcher.step(&key, *d, self.suppressed).await;
+                }
                 Effect::Settle { frame } => self.dispatcher.outbox.settle(&key, frame),
                 Effect::CancelStep { step, worker } if !self.suppressed => {
                     self.dispatcher.cancel(worker.as_deref(), &step).await;
@@ -511,7 +516,11 @@ impl Processor {
     }
 
     async fn fire(&mut self) -> Result<(), Stop> {
-        for member in self.timers.fire(now_ms(), Instant::now(), 1_000) {
+        let now = now_ms();
+        for (member, due_ms) in self.timers.fire(now, Instant::now(), 1_000) {
+            let late = u64::try_from(now - due_ms).unwrap_or(0);
+            let late = Duration::from_millis(late).as_secs_f64();
+            self.shared.metrics.timer_lag.observe(late);
             self.dispatcher.timer(&member).await;
         }
         Ok(())
@@ -522,7 +531,11 @@ impl Processor {
         if self.committed_at.elapsed() * 3 < third * 2 && !self.dispatcher.outbox.has_marks() {
             return Ok(());
         }
-        self.commit(Batch::default(), self.position.clone(), false).await
+        let beat = self.commit(Batch::default(), self.position.clone(), false).await;
+        if beat.is_err() {
+            self.shared.metrics.lease_failures.inc();
+        }
+        beat
     }
 
     /// Once a second: publishes what could not leave, repeats lost timer records, audits, removes what expired.
@@ -644,10 +657,12 @@ impl Processor {
     }
 
     fn count(&self, folded: &Folded) {
-        self.shared
-            .metrics
-            .commit_records
-            .observe(f64::from(u32::try_from(folded.records).unwrap_or(u32::MAX)));
+        let metrics = &self.shared.metrics;
+        let records = u32::try_from(folded.records).unwrap_or(u32::MAX);
+        metrics.commit_records.observe(f64::from(records));
+        for (kind, count) in &folded.kinds {
+            metrics.records.with_label_values(&[kind]).inc_by(*count);
+        }
     }
 
     fn measure(&self, took: Duration, outcome: &Outcome) {

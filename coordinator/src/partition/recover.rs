@@ -49,6 +49,7 @@ pub(crate) async fn acquire(
     let mut store = open_store(&shared, p, memory).await?;
     let held = contend(&shared, p, &mut store, memory, shutdown).await?;
     let position = take(&shared, p, &mut store, held, &incarnation, &stream, memory).await?;
+    let taken = Instant::now();
     info!(partition.id = %p, epoch = store.fence().counter, log.sequence = position.sequence, "partition taken over");
     let options = PublisherOptions {
         in_flight_max: shared.config.publish_in_flight,
@@ -84,6 +85,8 @@ pub(crate) async fn acquire(
     };
     processor.catch_up(barrier).await?;
     resume(&mut processor).await?;
+    let handover = &processor.shared.metrics.handover_duration;
+    handover.observe(taken.elapsed().as_secs_f64());
     Ok(processor)
 }
 

@@ -60,20 +60,21 @@ impl Timers {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Takes up to `max` timers that are due, never early, and those whose record was not folded in time.
-    pub(crate) fn fire(&mut self, now_ms: i64, now: Instant, max: usize) -> Vec<String> {
+    /// Takes up to `max` timers that are due, never early, and those whose record was not folded in time; with the times
+    /// at which they were due.
+    pub(crate) fn fire(&mut self, now_ms: i64, now: Instant, max: usize) -> Vec<(String, i64)> {
         let mut members = Vec::new();
         while members.len() < max && self.due.first().is_some_and(|(due, _)| *due <= now_ms) {
-            let Some((_, member)) = self.due.pop_first() else {
+            let Some((due, member)) = self.due.pop_first() else {
                 break;
             };
             self.fired.insert(member.clone(), now);
-            members.push(member);
+            members.push((member, due));
         }
         for (member, at) in &mut self.fired {
             if members.len() < max && now.duration_since(*at) >= REPEAT {
                 *at = now;
-                members.push(member.clone());
+                members.push((member.clone(), self.known.get(member).copied().unwrap_or(now_ms)));
             }
         }
         members
@@ -93,11 +94,21 @@ mod tests {
         t
     }
 
+    fn fired(t: &mut Timers, now_ms: i64, now: Instant) -> Vec<String> {
+        t.fire(now_ms, now, 10)
+            .into_iter()
+            .map(|(member, _)| member)
+            .collect()
+    }
+
     #[test]
     fn fires_in_order_and_never_early() {
         let mut t = timers(&[("b", 20), ("a", 10), ("c", 30)]);
-        assert_eq!(t.fire(9, Instant::now(), 10), Vec::<String>::new());
-        assert_eq!(t.fire(20, Instant::now(), 10), ["a", "b"]);
+        assert_eq!(fired(&mut t, 9, Instant::now()), Vec::<String>::new());
+        assert_eq!(
+            t.fire(20, Instant::now(), 10),
+            [("a".to_owned(), 10), ("b".to_owned(), 20)]
+        );
         assert_eq!(t.next_due_ms(), Some(30));
     }
 
@@ -105,11 +116,11 @@ mod tests {
     fn a_fired_timer_is_repeated_until_it_is_folded() {
         let mut t = timers(&[("a", 10)]);
         let start = Instant::now();
-        assert_eq!(t.fire(10, start, 10), ["a"]);
-        assert!(t.fire(10, start, 10).is_empty());
-        assert_eq!(t.fire(10, start + REPEAT, 10), ["a"]);
+        assert_eq!(fired(&mut t, 10, start), ["a"]);
+        assert!(fired(&mut t, 10, start).is_empty());
+        assert_eq!(fired(&mut t, 10, start + REPEAT), ["a"]);
         t.cancel("a");
-        assert!(t.fire(10, start + REPEAT * 2, 10).is_empty());
+        assert!(fired(&mut t, 10, start + REPEAT * 2).is_empty());
         assert_eq!(t.len(), 0);
     }
 

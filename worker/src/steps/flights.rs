@@ -389,6 +389,7 @@ mod tests {
 
     fn origin(sequence: u64) -> Origin {
         Origin {
+            stored_ms: 0,
             delivered: 1,
             sequence,
         }

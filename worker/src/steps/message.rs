@@ -28,6 +28,8 @@ pub(crate) struct Origin {
     pub(crate) delivered: u32,
     /// Sequence of the step in the queue.
     pub(crate) sequence: u64,
+    /// When the queue stored it: Unix ms of the server's clock.
+    pub(crate) stored_ms: i64,
 }
 
 pub(crate) fn origin(reply: &Subject) -> Option<Origin> {
@@ -37,6 +39,7 @@ pub(crate) fn origin(reply: &Subject) -> Option<Origin> {
     Some(Origin {
         delivered: tokens.next()?.parse().ok()?,
         sequence: tokens.next()?.parse().ok()?,
+        stored_ms: tokens.nth(1)?.parse::<i64>().ok()? / 1_000_000,
     })
 }
 
@@ -49,6 +52,7 @@ mod tests {
         let expected = Some(Origin {
             delivered: 3,
             sequence: 17,
+            stored_ms: 1_700_000_000_000,
         });
         assert_eq!(
             origin(&"$JS.ACK.MR_STEPS.q-default.3.17.20.1700000000000000000.5".into()),

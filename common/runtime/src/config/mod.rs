@@ -76,6 +76,8 @@ pub struct CoordinatorConfig {
     pub id: String,
     /// Bearer token of the API; `None`: open.
     pub token: Option<String>,
+    /// Whether the API may be open to other machines.
+    pub allow_unauthenticated: bool,
     /// Partitions of a new cluster.
     pub partitions: u16,
     /// Silence after which an owner is replaced.
@@ -141,6 +143,7 @@ impl CoordinatorConfig {
             listen: r.get("MILLRACE_LISTEN"),
             id: process_id(&mut r, "MILLRACE_COORDINATOR_ID"),
             token: r.optional("MILLRACE_TOKEN"),
+            allow_unauthenticated: r.get("MILLRACE_ALLOW_UNAUTHENTICATED"),
             partitions: r.bounded("MILLRACE_PARTITIONS", "1 to 1024", |n| (1..=1024).contains(n)),
             lease_ttl: r.bounded("MILLRACE_LEASE_TTL", "at least 200ms", |d| {
                 *d >= Duration::from_millis(200)

@@ -91,7 +91,14 @@ pub const VARS: &[Var] = &[
         "",
         "text",
         "coordinator, cli",
-        "Bearer token that the API asks for; without it the API is open.",
+        "Bearer token that the API asks for; without it the API is open, and only on this machine.",
+    ),
+    var(
+        "MILLRACE_ALLOW_UNAUTHENTICATED",
+        "false",
+        "true or false",
+        COORDINATOR,
+        "Lets the API without a token be reached from other machines: where something in front of it authenticates.",
     ),
     var(
         "MILLRACE_PARTITIONS",

@@ -25,6 +25,16 @@ impl Value for SocketAddr {
     }
 }
 
+impl Value for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(format!("`{text}` is neither true nor false")),
+        }
+    }
+}
+
 impl Value for std::path::PathBuf {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.into())

@@ -20,6 +20,10 @@ impl Activation<'_> {
         let quarantined = self.instance.header.quarantine.take().is_some();
         self.instance.header.suspended = false;
         trace::status(self.instance, "instance.resumed", reason, self.now_ms);
+        if self.instance.frame(ROOT_FRAME).is_none() {
+            // Its start was set aside: it has not begun.
+            return self.begin_workflow();
+        }
         self.schedule_ready();
         self.schedule_held();
         if quarantined {

@@ -1,7 +1,7 @@
 //! Suspend, resume, cancel, retry, quarantine.
 
 use millrace_common::{ControlKind, RawJson, ReplyBody, StepOutcome};
-use millrace_engine::{Ignored, Outcome, Status, WaitingKind};
+use millrace_engine::{Ignored, Instance, Outcome, Status, WaitingKind};
 use serde_json::json;
 
 use crate::world::{Answer, START_MS, World, key};
@@ -380,6 +380,31 @@ do:
         json!({"namespace": "default", "name": "flow", "version": "1.0.0"})
     );
     assert_eq!(text["waitingFor"][1]["attempt"], 2);
+}
+
+#[test]
+fn a_start_that_was_set_aside_begins_when_it_is_resumed() {
+    let mut world = World::with("do: [{a: {set: {x: 1}}}]");
+    world.start("a", json!({"n": 1}));
+    let start = world.log.pop_front().unwrap();
+    let mut live = None;
+    let transition = millrace_engine::set_aside(&mut live, &start, "a bug");
+    assert_eq!(
+        transition.effects.len(),
+        1,
+        "whoever asked is told: {:?}",
+        transition.effects
+    );
+    let mut live = live.unwrap();
+    assert_eq!((live.quarantined(), live.is_ended()), (Some("a bug"), false));
+    let writes = live.take_writes();
+    let stored = world.instances.entry(key("a")).or_default();
+    stored.take(writes);
+    stored.live = Some(Instance::load(key("a"), stored.fields.clone()).unwrap());
+    assert_eq!(world.status("a"), Status::Suspended);
+    world.control("a", ControlKind::Resume);
+    assert_eq!(world.output("a"), json!({"x": 1}));
+    world.assert_clean();
 }
 
 #[test]
