@@ -57,6 +57,7 @@ class Steps:
         """Runs every check that needs no server, the later ones even after a failed one: a reader wants the whole list."""
         toolchain = self.run("toolchain", ["tools/toolchain", "--lint"], limit_seconds=60)
         self.run("words", ["tools/check-words"], limit_seconds=60)
+        self.run("codes", ["tools/check-codes"], limit_seconds=60)
         if toolchain:
             self.run("format", ["cargo", "fmt", "--all", "--check", "--", "--files-with-diff"], limit_seconds=300)
             self.run("arrows", ["tools/check-arrows"], limit_seconds=600)

@@ -42,12 +42,15 @@ pub enum Error {
     /// Streams and Redis belong to different clusters, or one of them lost its data. Needs an operator.
     #[error("MR-HALT-{code}: {text}")]
     Halt {
-        /// Stable code, page in `docs/operations/`.
+        /// Stable code: its entry in `docs/operations/codes.md` says what to do.
         code: &'static str,
         /// What was found.
         text: String,
     },
 }
+
+/// Why a partition is halted: code and what was found.
+pub type Halt = (&'static str, String);
 
 /// The streams of a cluster as they were found or made.
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ pub struct Cluster {
     /// JetStream of this process.
     pub jetstream: jetstream::Context,
     /// Incarnation of each partition's log, or why that partition is halted.
-    pub incarnations: HashMap<PartitionId, Result<String, String>>,
+    pub incarnations: HashMap<PartitionId, Result<String, Halt>>,
 }
 
 /// Checks everything, creating what a new cluster needs. Safe to run from several coordinators at once.
@@ -71,7 +74,7 @@ pub async fn open(
     let mut incarnations = HashMap::new();
     for p in (0..config.partitions).map(PartitionId) {
         let found = match open_log(config, &jetstream, redis, p).await {
-            Err(halt @ Error::Halt { .. }) => Err(halt.to_string()),
+            Err(Error::Halt { code, text }) => Err((code, text)),
             other => Ok(other?),
         };
         incarnations.insert(p, found);

@@ -25,7 +25,7 @@
 //! - [`Context::cancelled`] tells when the result is no longer wanted.
 //! - An error becomes an error of the workflow, which decides about retries; so does a panic.
 //!
-//! The process reads `MILLRACE_*` variables (`docs/config.md`), stops taking steps on SIGTERM, finishes those that run and
+//! The process reads `MILLRACE_*` variables (`docs/reference/config.md`), stops taking steps on SIGTERM, finishes those that run and
 //! hands back the rest. [`Worker::run`] returns then; a second signal exits at once.
 
 mod builtin;

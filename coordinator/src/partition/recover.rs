@@ -32,9 +32,9 @@ pub(crate) async fn acquire(
 ) -> Result<Processor, Stop> {
     let incarnation = match &shared.cluster.incarnations[&p] {
         Ok(incarnation) => incarnation.clone(),
-        Err(text) => {
+        Err((code, text)) => {
             return Err(Stop::Halted {
-                code: "LOG",
+                code,
                 text: text.clone(),
             });
         }

@@ -1,5 +1,5 @@
 //! Every environment variable that a Millrace process reads. A variable that is not here does not exist: the typed
-//! readers look their default up by name, `docs/config.md` is rendered from this list, and the chart's test
+//! readers look their default up by name, `docs/reference/config.md` is rendered from this list, and the chart's test
 //! compares with it.
 
 /// One variable.
@@ -40,7 +40,7 @@ const BOTH: &str = "coordinator, worker";
 const COORDINATOR: &str = "coordinator";
 const WORKER: &str = "worker";
 
-/// All variables, grouped as in `docs/config.md`.
+/// All variables, grouped as in `docs/reference/config.md`.
 pub const VARS: &[Var] = &[
     // Servers.
     var(
@@ -312,7 +312,7 @@ pub(super) fn find(name: &str) -> &'static Var {
         .unwrap_or_else(|| panic!("variable {name} is not in the registry"))
 }
 
-/// The list as a table in Markdown, for `docs/config.md`.
+/// The list as a table in Markdown, for `docs/reference/config.md`.
 pub fn render_reference() -> String {
     let mut out = String::from(
         "| variable | default | format | read by | meaning |\n| --- | --- | --- | --- | --- |\n",
