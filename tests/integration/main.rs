@@ -11,6 +11,7 @@ mod hostile;
 mod lost;
 mod ownership;
 mod quarantine;
+mod secrets;
 mod telemetry;
 mod workers;
 

@@ -154,6 +154,7 @@ impl Dispatcher {
             progress: d.progress,
             report: names::report_subject(self.partition, queue),
             token: String::new(),
+            late: d.late,
         }
     }
 
