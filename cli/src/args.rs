@@ -14,7 +14,8 @@ use crate::input::parse_duration;
     version,
     about,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = crate::failure::CODES
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -93,6 +94,25 @@ pub(crate) enum Command {
     Exec(ExecArgs),
 }
 
+impl Command {
+    /// The form that was asked for with `-o`: errors of the API come in it too.
+    pub(crate) fn format(&self) -> Format {
+        let read = match self {
+            Self::Start(args) => Some(&args.read),
+            Self::Status(read) => Some(read),
+            Self::Bench(args) => Some(&args.read),
+            Self::Instance(command) => command.read(),
+            Self::Definition(DefinitionCommand::List { read, .. } | DefinitionCommand::Get { read, .. }) => {
+                Some(read)
+            }
+            Self::Worker(args) => args.command.as_ref().map(WorkerCommand::read),
+            Self::Queue(command) => Some(command.read()),
+            _ => None,
+        };
+        read.map_or(Format::Table, |read| read.output)
+    }
+}
+
 /// Anything: of a command that comes later.
 #[derive(Debug, Args)]
 pub(crate) struct Later {
@@ -165,7 +185,7 @@ pub(crate) struct RunArgs {
     /// Use a stack of its own that is gone afterwards.
     #[arg(long)]
     pub(crate) local: bool,
-    /// Give up waiting after this long; the instance goes on.
+    /// Give up after this long, whatever is being done then; a started instance goes on.
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) timeout: Option<Duration>,
 }
@@ -190,7 +210,7 @@ pub(crate) struct StartArgs {
     /// Wait for the end, follow it on stderr, and print the output.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Give up waiting after this long; the instance goes on.
+    /// Give up after this long; a started instance goes on.
     #[arg(long, value_parser = parse_duration, value_name = "DURATION", requires = "wait")]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
@@ -273,6 +293,18 @@ pub(crate) enum InstanceCommand {
     Retry(ControlArgs),
 }
 
+impl InstanceCommand {
+    const fn read(&self) -> Option<&ReadArgs> {
+        match self {
+            Self::List { read, .. } | Self::Get { read, .. } | Self::History { read, .. } => Some(read),
+            Self::Watch { .. } => None,
+            Self::Cancel(args) | Self::Suspend(args) | Self::Resume(args) | Self::Retry(args) => {
+                Some(&args.read)
+            }
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DefinitionCommand {
     /// All definitions.
@@ -328,6 +360,14 @@ pub(crate) enum WorkerCommand {
     },
 }
 
+impl WorkerCommand {
+    const fn read(&self) -> &ReadArgs {
+        match self {
+            Self::List { read } | Self::Get { read, .. } | Self::Drain { read, .. } => read,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
     /// All queues.
@@ -342,6 +382,15 @@ pub(crate) enum QueueCommand {
     Pause(QueueArgs),
     /// Deliver steps again.
     Resume(QueueArgs),
+}
+
+impl QueueCommand {
+    const fn read(&self) -> &ReadArgs {
+        match self {
+            Self::List { read } => read,
+            Self::Get(args) | Self::Pause(args) | Self::Resume(args) => &args.read,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,13 @@
 //! The API over HTTP: one answer or one [`Failure`] for every call.
 
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, header};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::Connect;
 use crate::failure::{Exit, Failure, Outcome};
@@ -19,6 +22,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     token: Option<String>,
+    /// An answer came: there is a coordinator, though it may be gone for now.
+    reached: Arc<AtomicBool>,
 }
 
 /// An answer that is not an error.
@@ -44,7 +49,7 @@ pub(crate) struct Problem {
 }
 
 /// One fault of a definition, as the API tells it.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Diagnostic {
     pub(crate) line: u32,
     pub(crate) column: u32,
@@ -57,10 +62,38 @@ pub(crate) struct Diagnostic {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// No connection, or no answer in time.
+    /// No connection: nothing was sent.
     Unreachable(String),
-    /// The API refused.
-    Refused(StatusCode, Box<Problem>),
+    /// The connection broke, or no answer came in time: what was asked for may have been done.
+    Unanswered(String),
+    /// The API refused: what a program needs of its answer, and all of it.
+    Refused(StatusCode, Box<Problem>, Box<Value>),
+}
+
+impl CallError {
+    /// Whether the same request may be answered otherwise a moment later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Unanswered(_) => true,
+            Self::Refused(status, ..) => exit_of(*status) == Exit::Unreachable,
+        }
+    }
+
+    /// Whether the API says that there is no such thing.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(StatusCode::NOT_FOUND, ..))
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "no connection to the coordinator: {why}"),
+            Self::Unanswered(why) => write!(f, "no answer from the coordinator: {why}"),
+            Self::Refused(_, problem, _) if !problem.detail.is_empty() => f.write_str(&problem.detail),
+            Self::Refused(status, ..) => write!(f, "the coordinator answered {status}"),
+        }
+    }
 }
 
 impl Client {
@@ -85,12 +118,18 @@ impl Client {
             http,
             base,
             token: connect.token.clone(),
+            reached: Arc::default(),
         })
     }
 
     /// Where it connects to.
     pub(crate) fn base(&self) -> &str {
         &self.base
+    }
+
+    /// Whether an answer ever came.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
     }
 
     /// `GET`; the path begins with `/`.
@@ -156,42 +195,58 @@ impl Client {
         if let Some((media_type, body)) = body {
             request = request.header(header::CONTENT_TYPE, media_type).body(body);
         }
-        let unreachable = |e: reqwest::Error| CallError::Unreachable(cause(&e));
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(lost)?;
+        self.reached.store(true, Ordering::Relaxed);
         let status = response.status();
-        let bytes = response.bytes().await.map_err(unreachable)?;
+        let bytes = response.bytes().await.map_err(lost)?;
         if status.is_success() {
             return match serde_json::from_slice(&bytes) {
                 Ok(body) => Ok(Answer { status, body }),
-                Err(e) => Err(CallError::Unreachable(format!("the answer is not JSON: {e}"))),
+                Err(e) => Err(CallError::Unanswered(format!("the answer is not JSON: {e}"))),
             };
         }
-        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_other| Problem {
-            detail: String::from_utf8_lossy(&bytes).trim().to_owned(),
-            ..Problem::default()
-        });
-        Err(CallError::Refused(status, Box::new(problem)))
+        Err(refusal(status, &bytes))
     }
 
     /// What to tell the user.
     pub(crate) fn failure(&self, error: CallError) -> Failure {
         match error {
-            CallError::Unreachable(why) => {
+            CallError::Unreachable(why) | CallError::Unanswered(why) => {
                 let message = format!("cannot reach the coordinator at {}: {why}", self.base);
                 Failure::new(Exit::Unreachable, message)
                     .hint("start a stack with `millrace dev`, or set MILLRACE_URL to a running coordinator")
             }
-            CallError::Refused(status, problem) => refused(status, *problem),
+            CallError::Refused(status, problem, whole) => refused(status, *problem, whole),
         }
     }
 }
 
-fn refused(status: StatusCode, problem: Problem) -> Failure {
-    let exit = match status.as_u16() {
-        400 | 413 | 415 | 422 | 501 => Exit::Usage,
-        502 | 504 => Exit::Unreachable,
-        _ => Exit::Failed,
+fn lost(error: reqwest::Error) -> CallError {
+    let why = cause(&error);
+    if error.is_connect() {
+        CallError::Unreachable(why)
+    } else {
+        CallError::Unanswered(why)
+    }
+}
+
+/// What is no problem of the API, such as a page of a proxy, becomes one.
+fn refusal(status: StatusCode, body: &[u8]) -> CallError {
+    let whole = match serde_json::from_slice::<Value>(body) {
+        Ok(whole) if whole.is_object() => whole,
+        _ => json!({
+            "title": status.canonical_reason().unwrap_or("unknown status"), "status": status.as_u16(),
+            "detail": String::from_utf8_lossy(body).trim(),
+        }),
     };
+    let problem = Problem::deserialize(&whole).unwrap_or_else(|_other_members| Problem {
+        detail: whole.to_string(),
+        ..Problem::default()
+    });
+    CallError::Refused(status, Box::new(problem), Box::new(whole))
+}
+
+fn refused(status: StatusCode, problem: Problem, whole: Box<Value>) -> Failure {
     let message = match (problem.detail.is_empty(), problem.title.is_empty()) {
         (false, _) => problem.detail,
         (true, false) => problem.title,
@@ -199,7 +254,17 @@ fn refused(status: StatusCode, problem: Problem) -> Failure {
     };
     Failure {
         hint: problem.hint,
-        ..Failure::new(exit, message)
+        problem: Some(whole),
+        ..Failure::new(exit_of(status), message)
+    }
+}
+
+/// What the user can change is 2, what time may change is 5, the rest is a fault.
+fn exit_of(status: StatusCode) -> Exit {
+    match status.as_u16() {
+        400 | 401 | 403 | 404 | 409 | 410 | 413 | 415 | 422 | 501 => Exit::Usage,
+        429 | 502 | 503 | 504 => Exit::Unreachable,
+        _ => Exit::Failed,
     }
 }
 
@@ -271,12 +336,27 @@ mod tests {
 
     #[test]
     fn refusals_map_to_exit_codes() {
-        let exit = |status: u16| refused(StatusCode::from_u16(status).unwrap(), Problem::default()).exit;
+        let exit = |status: u16| exit_of(StatusCode::from_u16(status).unwrap());
+        for usage in [400, 401, 403, 404, 409, 413, 415, 422, 501] {
+            assert_eq!(exit(usage), Exit::Usage, "{usage}");
+        }
+        for later in [429, 502, 503, 504] {
+            assert_eq!(exit(later), Exit::Unreachable, "{later}");
+        }
+        for fault in [405, 418, 500] {
+            assert_eq!(exit(fault), Exit::Failed, "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_becomes_a_problem() {
+        let CallError::Refused(_, problem, whole) = refusal(StatusCode::BAD_GATEWAY, b"<p>no</p>\n") else {
+            panic!("a refusal")
+        };
+        assert_eq!(problem.detail, "<p>no</p>");
         assert_eq!(
-            (exit(404), exit(409), exit(503)),
-            (Exit::Failed, Exit::Failed, Exit::Failed)
+            *whole,
+            json!({"title": "Bad Gateway", "status": 502, "detail": "<p>no</p>"})
         );
-        assert_eq!((exit(400), exit(422)), (Exit::Usage, Exit::Usage));
-        assert_eq!(exit(502), Exit::Unreachable);
     }
 }

@@ -17,7 +17,11 @@ pub(crate) fn line(entry: &Value, base_ms: i64, style: Style) -> String {
         name if name.is_empty() => about_itself(entry, kind, style),
         name => format!("{:NAME$} {}", cut(&name, NAME), happened(entry, kind)),
     };
-    let error = problem(&entry["error"]);
+    let error = match kind {
+        // The line of the failed task has said all of it, if a task failed.
+        "task.retried" => problem_kind(&entry["error"]),
+        _ => problem(&entry["error"]),
+    };
     let error = if error.is_empty() {
         error
     } else {
@@ -42,6 +46,7 @@ pub(crate) fn waiting(waiting: &Value, width: usize, style: Style) -> String {
         _ => String::new(),
     };
     let what = match waiting["kind"].as_str().unwrap_or_default() {
+        "step" if waiting["offered"] == false => format!("waits: {}{attempt}", text(waiting, "/reason")),
         "step" if worker.is_empty() => format!("{} is dispatched{attempt}", text(waiting, "/function")),
         "step" => format!("{} runs on {worker}{attempt}", text(waiting, "/function")),
         "timer" => format!("waits until {}", text(waiting, "/due")),
@@ -62,16 +67,23 @@ pub(crate) fn problem(problem: &Value) -> String {
     if !problem.is_object() {
         return String::new();
     }
-    let kind = text(problem, "/type");
-    let kind = kind.rsplit('/').next().unwrap_or_default();
+    let kind = problem_kind(problem);
     let detail = [text(problem, "/detail"), text(problem, "/title")]
         .into_iter()
         .find(|t| !t.is_empty());
-    let status = text(problem, "/status");
     match detail {
-        Some(detail) => format!("{kind} error {status}: {detail}"),
-        None => format!("{kind} error {status}"),
+        Some(detail) => format!("{kind}: {detail}"),
+        None => kind,
     }
+}
+
+fn problem_kind(problem: &Value) -> String {
+    if !problem.is_object() {
+        return String::new();
+    }
+    let kind = text(problem, "/type");
+    let kind = kind.rsplit('/').next().unwrap_or_default();
+    format!("{kind} error {}", text(problem, "/status"))
 }
 
 /// What happened to the instance, with the operator's reason.
@@ -149,6 +161,13 @@ mod tests {
             "    2.000s ✗ pay                faulted on w-1: communication error 503: no…"
         );
         assert_eq!(
+            plain(
+                json!({"n":3,"at":3000,"type":"task.retried","name":"try","attempt":1,
+                "detail":"retry 1 in 100 ms","error":{"type":"https://x/errors/communication","status":503}})
+            ),
+            "    2.000s ↻ try                retry 1 in 100 ms: communication error 503"
+        );
+        assert_eq!(
             plain(json!({"n":3,"at":3100,"type":"instance.completed"})),
             "    2.100s ✓ instance completed"
         );
@@ -166,6 +185,13 @@ mod tests {
         assert_eq!(
             plain(json!({"kind":"step","task":"/do/1/ship","function":"sleep:1.0.0","attempt":1})),
             "ship               sleep:1.0.0 is dispatched"
+        );
+        assert_eq!(
+            plain(
+                json!({"kind":"step","task":"/do/1/ship","function":"slep:1.0.0","attempt":1,"offered":false,
+                "reason":"no worker offers slep:1.0.0; did you mean `sleep:1.0.0`?"})
+            ),
+            "ship               waits: no worker offers slep:1.0.0; did you mean `sleep:1.0.0`?"
         );
     }
 }

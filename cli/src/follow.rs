@@ -8,14 +8,16 @@ use tokio::time::Instant;
 use crate::client::{CallError, Client, Query, segment};
 use crate::entry;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::limit::Limit;
 use crate::output::{print, text};
+use crate::persist::PATIENCE;
 use crate::screen::Screen;
 
 /// Between two looks: short at first, since most runs are.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_LAST: Duration = Duration::from_millis(250);
-/// A coordinator may be away this long while an instance is followed.
-const AWAY: Duration = Duration::from_secs(15);
+/// Ctrl-C.
+const SIGINT: u8 = 2;
 /// Entries in one page.
 const PAGE: usize = 500;
 
@@ -24,6 +26,8 @@ const PAGE: usize = 500;
 pub(crate) struct Target {
     pub(crate) id: String,
     pub(crate) namespace: Option<String>,
+    /// Its start is in the log and was not read yet: until then it cannot be found.
+    pub(crate) is_pending: bool,
 }
 
 impl Target {
@@ -43,31 +47,21 @@ impl Target {
 }
 
 /// Follows until the instance has ended; gives its last view.
-pub(crate) async fn follow(client: &Client, target: &Target, limit: Option<Duration>) -> Outcome<Value> {
+pub(crate) async fn follow(client: &Client, target: &Target, limit: &Limit) -> Outcome<Value> {
     let goes_on = || {
         format!(
             "the instance goes on; follow it with `{}`",
             target.watch_command()
         )
     };
-    let polling = poll(client, target);
     tokio::select! {
-        ended = polling => ended,
-        () = elapsed(limit) => {
-            let waited = limit.unwrap_or_default();
-            let message = format!("instance {} has not ended within {waited:?}", target.id);
-            Err(Failure::new(Exit::TimedOut, message).hint(goes_on()))
+        ended = poll(client, target) => ended,
+        () = limit.over() => {
+            Err(limit.missed(&format!("instance {} has not ended", target.id)).hint(goes_on()))
         }
         _ = tokio::signal::ctrl_c() => {
-            Err(Failure::new(Exit::Interrupted, "interrupted").hint(goes_on()))
+            Err(Failure::new(Exit::Signal(SIGINT), "interrupted").hint(goes_on()))
         }
-    }
-}
-
-async fn elapsed(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -76,20 +70,39 @@ async fn poll(client: &Client, target: &Target) -> Outcome<Value> {
     let mut look = LOOK_FIRST;
     let mut history = History::new(target.clone());
     let mut away_since: Option<Instant> = None;
+    let mut is_pending = target.is_pending;
     loop {
         match step(client, target, &mut history, &mut screen).await {
             Ok(view) if is_ended(&view) => return Ok(view),
-            Ok(_) => away_since = None,
+            Ok(_) => (away_since, is_pending) = (None, false),
+            Err(error) if is_pending && error.is_not_found() => {
+                away_since = None;
+                screen.pending();
+            }
             Err(error) => {
                 let since = *away_since.get_or_insert_with(Instant::now);
-                if !is_transient(&error) || since.elapsed() > AWAY {
+                if !error.is_transient() || since.elapsed() > PATIENCE {
                     screen.end();
-                    return Err(client.failure(error));
+                    return Err(lost(client, target, error));
                 }
+                screen.away(&error.to_string());
             }
         }
         tokio::time::sleep(look).await;
         look = LOOK_LAST.min(look * 2);
+    }
+}
+
+fn lost(client: &Client, target: &Target, error: CallError) -> Failure {
+    let is_away = error.is_transient();
+    let failure = client.failure(error);
+    if is_away {
+        failure.hint(format!(
+            "the instance goes on when the coordinator does; follow it with `{}`",
+            target.watch_command()
+        ))
+    } else {
+        failure
     }
 }
 
@@ -148,13 +161,6 @@ pub(crate) fn is_ended(view: &Value) -> bool {
     )
 }
 
-fn is_transient(error: &CallError) -> bool {
-    match error {
-        CallError::Unreachable(_) => true,
-        CallError::Refused(status, _) => status.is_server_error() && status.as_u16() != 501,
-    }
-}
-
 /// Prints the output of a completed instance, or says why there is none.
 pub(crate) fn conclude(view: &Value) -> Outcome {
     let id = text(view, "/id");
@@ -162,7 +168,7 @@ pub(crate) fn conclude(view: &Value) -> Outcome {
         "completed" => print(&view["output"].to_string()),
         "faulted" => {
             let message = format!("instance {id} faulted: {}", entry::problem(&view["error"]));
-            Err(Failure::new(Exit::Failed, message)
+            Err(Failure::new(Exit::Faulted, message)
                 .report(view["error"].to_string())
                 .hint(format!(
                     "`millrace instance retry {id}` starts it again from the failed task"
@@ -191,7 +197,7 @@ mod tests {
         let faulted =
             conclude(&json!({"id": "a", "status": "faulted", "error": {"type": "t", "status": 500}}));
         let failure = faulted.unwrap_err();
-        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(failure.exit, Exit::Faulted);
         assert_eq!(failure.report.as_deref(), Some(r#"{"type":"t","status":500}"#));
         assert_eq!(
             conclude(&json!({"id": "a", "status": "cancelled"}))

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -14,6 +14,8 @@ use crate::terminal::{Style, is_live, stderr_width};
 const LIVE_MAX: usize = 8;
 /// Columns of such a line around what is waited for: indent, sign and seconds.
 const AROUND: usize = 24;
+/// A step is waiting for a worker that offers its function for this long before it is worth a line.
+const UNOFFERED: Duration = Duration::from_secs(1);
 const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /// See the module.
@@ -28,6 +30,8 @@ pub(crate) struct Screen {
     since: HashMap<String, Instant>,
     /// Without a terminal: what was last said of waiting.
     said: HashMap<String, String>,
+    /// The last remark, as long as it is true.
+    remarked: String,
 }
 
 impl Screen {
@@ -41,11 +45,13 @@ impl Screen {
             turn: 0,
             since: HashMap::new(),
             said: HashMap::new(),
+            remarked: String::new(),
         }
     }
 
     /// Shows new entries and what is waited for.
     pub(crate) fn update(&mut self, entries: &[Value], view: &Value) {
+        self.remarked.clear();
         let mut text = self.erased();
         for new in entries {
             let base = *self.base_ms.get_or_insert_with(|| entry::base_ms(new));
@@ -59,6 +65,25 @@ impl Screen {
             self.news(waiting)
         };
         write(&text);
+    }
+
+    /// The instance is not there yet.
+    pub(crate) fn pending(&mut self) {
+        self.remark("accepted; waiting until its partition is served");
+    }
+
+    /// The coordinator does not answer now.
+    pub(crate) fn away(&mut self, why: &str) {
+        self.remark(why);
+    }
+
+    /// Says it once, until it is another.
+    fn remark(&mut self, text: &str) {
+        if self.remarked != text {
+            self.remarked = text.to_owned();
+            let line = format!("           · {text}\n");
+            write(&(self.erased() + &line));
+        }
     }
 
     /// Takes the redrawn lines away.
@@ -112,18 +137,21 @@ impl Screen {
     /// Without a terminal: only what is new since the last time.
     fn news(&mut self, waiting: &[Value]) -> String {
         let mut text = String::new();
-        let mut said = HashMap::new();
-        for one in waiting.iter().take(LIVE_MAX) {
-            let (key, line) = (identity(one), entry::waiting(one, usize::MAX, self.style));
-            // Of steps, timers and retries the history tells.
-            let known = self.said.get(&key).is_some_and(|earlier| *earlier == line);
-            let speaks = one["kind"] == "child" || one["kind"] == "quarantine";
-            if !known && speaks {
-                text += &format!("           · {line}\n");
+        let shown = &waiting[..waiting.len().min(LIVE_MAX)];
+        let keys: Vec<_> = shown.iter().map(identity).collect();
+        self.since.retain(|key, _| keys.contains(key));
+        self.said.retain(|key, _| keys.contains(key));
+        for (one, key) in shown.iter().zip(keys) {
+            let since = self.since.entry(key.clone()).or_insert_with(Instant::now);
+            if !speaks(one, since.elapsed()) {
+                continue;
             }
-            said.insert(key, line);
+            let line = entry::waiting(one, usize::MAX, self.style);
+            if self.said.get(&key) != Some(&line) {
+                text += &format!("           · {line}\n");
+                self.said.insert(key, line);
+            }
         }
-        self.said = said;
         text
     }
 }
@@ -131,6 +159,16 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Of steps, timers and retries the history tells; not of a step that nobody takes. A worker that is just coming up is
+/// given a moment.
+fn speaks(waiting: &Value, since: Duration) -> bool {
+    match waiting["kind"].as_str() {
+        Some("child" | "quarantine") => true,
+        Some("step") => waiting["offered"] == false && since >= UNOFFERED,
+        _ => false,
     }
 }
 

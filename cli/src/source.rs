@@ -19,6 +19,8 @@ pub(crate) struct Checked {
     pub(crate) name: String,
     /// `document.version`.
     pub(crate) version: String,
+    /// Remarks that were shown.
+    pub(crate) remarks: Vec<Diagnostic>,
 }
 
 /// Reads and checks a file. Warnings go to stderr.
@@ -38,6 +40,7 @@ pub(crate) fn read(path: &Path) -> Outcome<Checked> {
                 namespace,
                 name,
                 version: document.version.clone(),
+                remarks: faults,
             })
         }
         None => {

@@ -397,7 +397,14 @@ fn controls_are_answered_by_what_came_of_them() {
         "already true"
     );
     assert_eq!(status(&control("resume", &json!({}))), (200, "waiting".into()));
-    assert_eq!(control("retry", &json!({})).code(), (409, "notAllowedNow"));
+    let refused = control("retry", &json!({}));
+    assert_eq!(refused.code(), (409, "notAllowedNow"));
+    assert_eq!(
+        (&refused.body["status"], &refused.body["instanceStatus"]),
+        (&json!(409), &json!("waiting")),
+        "{}",
+        refused.body
+    );
     assert_eq!(
         control("cancel", &json!({"because": 1})).code(),
         (400, "invalidRequest")
@@ -481,6 +488,51 @@ fn a_paused_queue_delivers_nothing_until_it_is_resumed() {
     eventually("the step is delivered", PATIENT, || {
         get(&dev, "/api/v1/instances/held").body["status"] == "completed"
     });
+}
+
+#[test]
+fn a_call_that_nobody_offers_is_told_by_apply_and_by_the_instance() {
+    let dev = Dev::start("api-unoffered", &["--ephemeral"]);
+    let offered = apply(&dev, STEP);
+    assert_eq!(offered.body["warnings"], json!([]), "{}", offered.body);
+    let misspelt = STEP
+        .replace("noop:", "nop:")
+        .replace("name: step", "name: misspelt");
+    for status in [201, 200] {
+        let applied = apply(&dev, &misspelt);
+        let warning = &applied.body["warnings"][0];
+        assert_eq!(
+            (
+                applied.status,
+                &warning["line"],
+                &warning["message"],
+                &warning["hint"]
+            ),
+            (
+                status,
+                &json!(3),
+                &json!("no worker offers function `nop:1.0.0` now"),
+                &json!("did you mean `noop:1.0.0`?")
+            ),
+            "{}",
+            applied.body
+        );
+    }
+    let validated = http(
+        &dev.url,
+        "POST /api/v1/definitions:validate",
+        &[("Content-Type", "application/yaml")],
+        &misspelt,
+    );
+    assert_eq!(validated.body["warnings"].as_array().map(Vec::len), Some(1));
+    start(&dev, &json!({"definition": {"name": "misspelt"}, "id": "lost"}));
+    eventually("the instance says so", PATIENT, || {
+        let waiting = &get(&dev, "/api/v1/instances/lost").body["waitingFor"][0];
+        waiting["offered"] == false
+            && waiting["reason"] == "no worker offers nop:1.0.0; did you mean `noop:1.0.0`?"
+    });
+    let (_, stdout, _) = dev.millrace(&["instance", "get", "lost"]);
+    assert!(stdout.contains("waits: no worker offers nop:1.0.0"), "{stdout}");
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! Stacks that the command line starts: real servers and binaries, as `cargo build --workspace --bins` made them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as expected"
+)]
+
 mod support;
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Dev, HELLO, Scratch, eventually, free_port, is_alive, millrace, ran};
+use support::{Beside, Dev, HELLO, Scratch, children_of, eventually, free_port, is_alive, millrace, ran};
 
 const SOON: Duration = Duration::from_secs(2);
 const PATIENT: Duration = Duration::from_secs(20);
@@ -28,6 +33,75 @@ fn run_local_prints_the_output_alone_and_leaves_nothing() {
         0,
         "the temporary directory is empty again"
     );
+}
+
+/// What is there when a signal comes.
+type Phase = (&'static str, fn(&Beside) -> bool);
+
+const LONG: &str = "document: {dsl: 1.0.3, namespace: default, name: long, version: 1.0.0}\ndo:\n  - nap: {wait: {minutes: 10}}\n";
+const PHASES: [Phase; 5] = [
+    ("a directory", |run| !run.stacks().is_empty()),
+    ("nats-server", |run| has_log(run, "nats-server")),
+    ("a coordinator", |run| has_log(run, "coordinator")),
+    ("a worker", |run| has_log(run, "worker-1")),
+    ("an instance", |run| run.said().contains("starting ")),
+];
+
+fn has_log(run: &Beside, name: &str) -> bool {
+    let log = format!("logs/{name}.log");
+    run.stacks().iter().any(|stack| stack.join(&log).exists())
+}
+
+/// Sends a signal as soon as there is what the phase says, and looks at what is left.
+fn stopped(name: &str, args: &[&str], signal: Signal, (what, is_there): Phase) {
+    let mut run = Beside::start(name, args);
+    eventually(what, PATIENT, || is_there(&run));
+    let children = children_of(run.process.id());
+    kill(Pid::from_raw(i32::try_from(run.process.id()).unwrap()), signal).unwrap();
+    let mut status = None;
+    eventually("it ends", PATIENT, || {
+        status = run.process.try_wait().unwrap();
+        status.is_some()
+    });
+    let code = status.and_then(|status| status.code());
+    assert_eq!(
+        code,
+        Some(128 + signal as i32),
+        "{signal} with {what}: {}",
+        run.said()
+    );
+    assert_eq!(
+        run.stacks(),
+        Vec::<std::path::PathBuf>::new(),
+        "{signal} with {what}"
+    );
+    let left: Vec<_> = children.iter().filter(|(pid, _)| is_alive(*pid)).collect();
+    assert!(left.is_empty(), "{signal} with {what}: {left:?}");
+}
+
+#[test]
+fn a_signal_at_any_phase_of_a_local_run_leaves_nothing() {
+    let scratch = Scratch::new("signals");
+    let file = scratch.file("long.yaml", LONG);
+    let args = ["run", "--local", file.to_str().unwrap()];
+    for (n, phase) in PHASES.into_iter().enumerate() {
+        stopped(&format!("signals-{n}"), &args, Signal::SIGTERM, phase);
+    }
+    stopped("signals-hup", &args, Signal::SIGHUP, PHASES[3]);
+    stopped("signals-int", &args, Signal::SIGINT, PHASES[4]);
+}
+
+#[test]
+fn a_signal_at_any_phase_of_the_demo_leaves_nothing() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/order-flaky.yaml");
+    for (n, phase) in PHASES.into_iter().enumerate() {
+        stopped(
+            &format!("demo-{n}"),
+            &["demo", "--file", file],
+            Signal::SIGTERM,
+            phase,
+        );
+    }
 }
 
 #[test]
@@ -61,7 +135,7 @@ fn a_polite_stop_leaves_nothing_and_data_stays() {
     let port = free_port().to_string();
     let (code, _, stderr) = ran(millrace().args(["dev", "--dir", dir, "--port", &port]));
     assert!(
-        code == 1 && stderr.contains("another stack is running"),
+        code == 6 && stderr.contains("another stack is running"),
         "{code} {stderr}"
     );
     let children = dev.children();
@@ -144,7 +218,7 @@ fn a_missing_server_is_named_with_what_to_install() {
         .args(["run", "--local"])
         .arg(file);
     let (code, stdout, stderr) = ran(&mut command);
-    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert_eq!((code, stdout.as_str()), (6, ""), "{stderr}");
     assert!(
         stderr.contains("/no/such/redis-server") && stderr.contains("hint: install redis-server"),
         "{stderr}"

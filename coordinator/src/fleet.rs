@@ -2,6 +2,7 @@
 //! stops, running steps go on and only the view of the fleet grows old.
 
 mod ask;
+mod offers;
 mod roster;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::registry::{Registry, Store};
 
+pub use offers::Offers;
 pub use roster::{Health, Roster, WorkerView};
 
 /// Creates the consumer of a queue if it is missing. Given by the coordinator, which owns the work queue.

@@ -33,7 +33,8 @@ pub enum AppendError {
     /// The answer was lost: it may be stored or not. The same append again is safe where receivers drop repeats.
     #[error("the outcome of the append is unknown: {0}")]
     Unknown(String),
-    /// The record is larger than a message may be. Nothing was sent.
+    /// The record is larger than a message may be, by our own bound or by the server's. Nothing was stored, and nothing
+    /// will be: the same append again gives the same answer.
     #[error("the record has {bytes} bytes, more than {max}")]
     Oversize {
         /// Size of the encoded record.
@@ -100,21 +101,27 @@ impl Append for Publisher {
     fn append(&self, subject: String, payload: Bytes) -> BoxFuture<'static, Result<u64, AppendError>> {
         let publisher = self.clone();
         Box::pin(async move {
+            let bytes = payload.len();
             let stored = publisher.publish(subject, None, payload).await;
-            stored.map(|ack| ack.sequence).map_err(AppendError::from)
+            stored
+                .map(|ack| ack.sequence)
+                .map_err(|e| not_stored(e, bytes, publisher.payload_bytes_max()))
         })
     }
 }
 
-impl From<PublishError> for AppendError {
-    fn from(e: PublishError) -> Self {
-        match e {
-            PublishError::Full(_) => Self::Full,
-            PublishError::Unknown | PublishError::Closed => Self::Unknown(e.to_string()),
-            PublishError::Unavailable(_)
-            | PublishError::Oversize(_)
-            | PublishError::WrongLastSequence(_)
-            | PublishError::Other { .. } => Self::Unavailable(e.to_string()),
+/// `max` is what the server takes.
+fn not_stored(e: PublishError, bytes: usize, max: usize) -> AppendError {
+    match e {
+        PublishError::Full(_) => AppendError::Full,
+        PublishError::Unknown | PublishError::Closed => AppendError::Unknown(e.to_string()),
+        // A stream may take less than its server, which does not say how much: less than this record, at least.
+        PublishError::Oversize(_) => AppendError::Oversize {
+            bytes,
+            max: max.min(bytes.saturating_sub(1)),
+        },
+        PublishError::Unavailable(_) | PublishError::WrongLastSequence(_) | PublishError::Other { .. } => {
+            AppendError::Unavailable(e.to_string())
         }
     }
 }
@@ -153,6 +160,20 @@ mod tests {
             *append.0.lock().unwrap(),
             [format!("mr.log.{}.continue", appended.partition)]
         );
+    }
+
+    #[test]
+    fn what_the_server_finds_too_large_is_not_worth_a_repeat() {
+        let refused = not_stored(PublishError::Oversize("maximum payload".into()), 70_000, 65_536);
+        assert_eq!(
+            refused,
+            AppendError::Oversize {
+                bytes: 70_000,
+                max: 65_536
+            }
+        );
+        let unavailable = not_stored(PublishError::Unavailable("no leader".into()), 1, 65_536);
+        assert!(matches!(unavailable, AppendError::Unavailable(_)));
     }
 
     #[tokio::test]

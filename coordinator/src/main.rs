@@ -20,7 +20,7 @@ use millrace_coordinator::registry::{Registry, Store};
 use millrace_coordinator::supervise;
 use millrace_coordinator::trace::Trace;
 use millrace_runtime::backoff::Backoff;
-use millrace_runtime::config::{CoordinatorConfig, EXIT_CODE, Environment, Source};
+use millrace_runtime::config::{CoordinatorConfig, EXIT_CODE, Environment, Source, unknown_names};
 use millrace_runtime::health::Health;
 use millrace_runtime::metrics::Metrics;
 use millrace_runtime::nats::{Nats, Publisher, PublisherOptions};
@@ -36,6 +36,9 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CODE);
         }
     };
+    for name in unknown_names(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
+        eprintln!("millrace-coordinator: warning: {name} is not a variable of Millrace");
+    }
     let guard = telemetry::init(&config.telemetry, "millrace-coordinator");
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

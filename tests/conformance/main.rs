@@ -9,7 +9,7 @@ mod kit;
 
 use std::sync::Arc;
 
-use millrace_tests::{Shared, Stack, Stub, authority};
+use millrace_tests::{Shared, Stack, Stub};
 
 /// One stack for all, and the services that definitions call.
 struct World {
@@ -23,12 +23,7 @@ async fn world() -> anyhow::Result<Arc<World>> {
     WORLD
         .get(async || {
             let stub = Stub::start()?;
-            let login = format!(r#"{{"username":"ann","password":"{}"}}"#, authority::PASSWORD);
-            let stack = Stack::builder()
-                .worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects())
-                .worker_env("MILLRACE_SECRET_LOGIN", login)
-                .worker_env("MILLRACE_SECRET_API_KEY", "key-of-the-api")
-                .worker_env("MILLRACE_SECRET_CLIENT", authority::CLIENT_SECRET);
+            let stack = Stack::builder().worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects());
             Ok(World {
                 stack: stack.start().await?,
                 stub,

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use futures_util::{StreamExt, stream};
-use millrace_tests::{Answer, RedisOptions, Stack, eventually};
+use millrace_tests::{Answer, NatsOptions, RedisOptions, Stack, eventually};
 use serde_json::{Value, json};
 
 use crate::definition;
@@ -21,6 +21,33 @@ async fn an_input_of_ten_megabytes_is_refused_with_the_bound() -> anyhow::Result
         "{}",
         refused.body
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_input_that_the_server_does_not_take_is_refused_with_both_sizes() -> anyhow::Result<()> {
+    let options = NatsOptions {
+        max_payload: Some(64 * 1024),
+        ..NatsOptions::default()
+    };
+    let stack = Stack::builder().nats(options).start().await?;
+    let client = stack.client();
+    let plain = client.apply(&definition("plain", "- a: {set: {x: 1}}")).await?;
+    let body = json!({"definition": plain, "input": "x".repeat(100_000)});
+    let refused = client.post("/api/v1/instances", &body).await?.expect(413)?;
+    let (bytes, max) = (refused.body["bytes"].as_u64(), refused.body["maxBytes"].as_u64());
+    ensure!(
+        bytes > Some(100_000) && max == Some(64 * 1024),
+        "{}",
+        refused.body
+    );
+    client
+        .post(
+            "/api/v1/instances",
+            &json!({"definition": plain, "input": "x".repeat(10_000)}),
+        )
+        .await?
+        .expect(201)?;
     Ok(())
 }
 

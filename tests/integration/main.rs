@@ -6,12 +6,13 @@
 mod absence;
 mod bounds;
 mod durable;
+mod examples;
 mod fork;
 mod hostile;
 mod lost;
 mod ownership;
 mod quarantine;
-mod secrets;
+mod settings;
 mod telemetry;
 mod workers;
 

@@ -60,6 +60,40 @@ async fn partitions_move_when_their_owner_dies_and_when_it_stops() -> anyhow::Re
 }
 
 #[tokio::test]
+async fn a_start_waits_for_an_owner_that_is_stalled_as_long_as_it_was_asked_to() -> anyhow::Result<()> {
+    // Nobody takes over within this test.
+    let stack = Stack::builder()
+        .coordinators(2)
+        .coordinator_env("MILLRACE_LEASE_TTL", "40s")
+        .start()
+        .await?;
+    let tasks = "- a: {set: {x: 1}}";
+    let hello = stack.client().apply(&definition("stalled-owner", tasks)).await?;
+    let (frozen, _) = owner(&stack).await?;
+    let awake = stack.client_of(1 - frozen);
+    let body = json!({"definition": hello, "id": id_in_partition_0("stalled")?});
+    stack.coordinators[frozen].stop();
+    // Longer than the API waits for the owner's answer: the start is in the log, and nobody reads it.
+    let wait = Duration::from_secs(13);
+    let begun = Instant::now();
+    let accepted = awake
+        .post("/api/v1/instances?wait=13s", &body)
+        .await?
+        .expect(202)?;
+    ensure!(accepted.body["status"] == "pending", "{}", accepted.body);
+    ensure!(begun.elapsed() >= wait, "answered after {:?}", begun.elapsed());
+    stack.coordinators[frozen].cont();
+    let done = awake.post("/api/v1/instances?wait=60s", &body).await?;
+    ensure!(
+        matches!(done.status, 200 | 201) && done.body["status"] == "completed",
+        "{} {}",
+        done.status,
+        done.body
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_frozen_owner_changes_nothing_when_it_wakes() -> anyhow::Result<()> {
     let stack = Stack::builder().coordinators(2).start().await?;
     let any = stack.client();
@@ -129,12 +163,16 @@ async fn moved(stack: &Stack, before: &Owner, begun: Instant) -> anyhow::Result<
 }
 
 /// Runs an instance that partition 0 owns.
-async fn run_in_partition_0(client: &Client, definition: &Value, name: &str) -> anyhow::Result<()> {
+fn id_in_partition_0(name: &str) -> anyhow::Result<String> {
     let in_0 = |id: &String| InstanceKey::new("default", id).is_ok_and(|key| partition_of(&key, 2).0 == 0);
-    let id = (0..)
+    (0..)
         .map(|n| format!("{name}-{n}"))
         .find(in_0)
-        .context("half of all ids")?;
+        .context("half of all ids")
+}
+
+async fn run_in_partition_0(client: &Client, definition: &Value, name: &str) -> anyhow::Result<()> {
+    let id = id_in_partition_0(name)?;
     client.start_as(&id, definition, json!({})).await?;
     let done = client.wait(&id).await?;
     ensure!(done["status"] == "completed", "{done}");

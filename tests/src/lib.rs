@@ -11,7 +11,6 @@
 //! - [`Stub`] is the outside world: the HTTP services that workflows call, and a receiver of traces.
 //! - [`yaml`] reads the files that say what is expected.
 
-pub mod authority;
 mod binaries;
 mod client;
 mod leash;

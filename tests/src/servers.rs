@@ -17,6 +17,8 @@ pub struct NatsOptions {
     pub sync_interval: Option<&'static str>,
     /// Bytes that JetStream may store in all.
     pub max_file_store: Option<u64>,
+    /// Largest message; nats-server's own default (1 MB) when empty.
+    pub max_payload: Option<u32>,
 }
 
 /// How redis-server is set up.
@@ -172,8 +174,12 @@ fn nats_config(port: u16, store: &Path, options: &NatsOptions) -> String {
         .map(|text| format!("  sync_interval: {text}\n"))
         .unwrap_or_default();
     let max = options.max_file_store.unwrap_or(16 << 30);
+    let payload = options
+        .max_payload
+        .map(|bytes| format!("max_payload: {bytes}\n"))
+        .unwrap_or_default();
     format!(
-        "listen: \"127.0.0.1:{port}\"\nserver_name: \"test\"\njetstream {{\n  store_dir: \"{}\"\n  max_file_store: {max}\n{sync}}}\n",
+        "listen: \"127.0.0.1:{port}\"\n{payload}server_name: \"test\"\njetstream {{\n  store_dir: \"{}\"\n  max_file_store: {max}\n{sync}}}\n",
         store.display()
     )
 }

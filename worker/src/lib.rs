@@ -34,8 +34,6 @@ mod egress;
 mod failure;
 mod fleet;
 mod function;
-mod late;
-mod secrets;
 mod steps;
 mod worker;
 

@@ -9,15 +9,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{apply, start};
+use super::apply;
+use super::start::{self, Order};
 use crate::args::DemoArgs;
 use crate::client::Client;
 use crate::entry;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::follow::{History, Target, is_ended};
+use crate::limit::Limit;
 use crate::output::{print, text};
 use crate::source;
 use crate::stack::{Dir, Plan, Stack};
+use crate::stop::Stop;
 use crate::terminal::Style;
 
 /// Silence after which a step goes to another worker: short, so that nobody waits long.
@@ -48,28 +51,34 @@ pub(super) async fn run(args: &DemoArgs) -> Outcome {
         ack_wait: ACK_WAIT,
         token: None,
     };
-    let mut stack = Stack::start(&plan, Dir::temporary()?).await?;
-    let client = stack.client()?;
-    let told = tokio::select! {
-        told = tell(&mut stack, &client, args, &source) => told,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+    let mut stop = Stop::new()?;
+    let mut slot = None;
+    let telling = async {
+        let stack = slot.insert(Stack::start(&plan, Dir::temporary()?).await?);
+        tell(stack, args, &source).await
     };
-    stack.kill().await;
+    let told = tokio::select! {
+        told = telling => told,
+        failure = stop.told() => Err(failure),
+    };
+    if let Some(stack) = slot {
+        stack.kill().await;
+    }
     told
 }
 
-async fn tell(stack: &mut Stack, client: &Client, args: &DemoArgs, source: &source::Checked) -> Outcome {
-    let style = Style::stderr();
-    wait_for_workers(stack, client).await?;
-    apply::apply(client, &args.file, source).await?;
-    let definition = json!({"namespace": source.namespace, "name": source.name, "version": source.version});
-    let view = start::start(client, None, &definition, &Value::Null, &json!({})).await?;
-    let target = Target {
-        id: text(&view, "/id"),
-        namespace: Some(source.namespace.clone()),
+async fn tell(stack: &mut Stack, args: &DemoArgs, source: &source::Checked) -> Outcome {
+    let (style, client, limit) = (Style::stderr(), stack.client()?, Limit::after(None));
+    apply::apply(&client, &limit, &args.file, source).await?;
+    let order = Order {
+        id: start::new_id(),
+        definition: json!({"namespace": source.namespace, "name": source.name, "version": source.version}),
+        input: Value::Null,
+        labels: json!({}),
     };
     eprintln!("{} {}", style.bold("running"), args.file.display());
-    let (view, entries, kill) = watch(stack, client, &target).await?;
+    let started = start::start(&client, &limit, &order).await?;
+    let (view, entries, kill) = watch(stack, &client, &started.target).await?;
     let findings = findings(&view, &entries, kill.as_ref());
     eprintln!("{}", style.bold("what was seen"));
     for finding in &findings {
@@ -87,33 +96,6 @@ async fn tell(stack: &mut Stack, client: &Client, args: &DemoArgs, source: &sour
     }
     eprintln!("{}", style.bold("result"));
     print(&view["output"].to_string())
-}
-
-/// Both workers must be there before the story begins, or there is nobody to take over.
-async fn wait_for_workers(stack: &Stack, client: &Client) -> Outcome {
-    let end = Instant::now() + LIMIT;
-    loop {
-        let fleet = client.get("/api/v1/workers").await?;
-        let alive = crate::output::items(&fleet)
-            .iter()
-            .filter(|w| w["health"] == "alive")
-            .count();
-        if alive >= stack.workers.len() {
-            return Ok(());
-        }
-        if Instant::now() >= end {
-            return Err(
-                Failure::new(Exit::Failed, format!("only {alive} workers registered")).report(
-                    stack
-                        .workers
-                        .iter()
-                        .map(crate::stack::child::Child::log_tail)
-                        .collect::<String>(),
-                ),
-            );
-        }
-        sleep(LOOK).await;
-    }
 }
 
 /// Shows the history as it grows, and kills the worker of the first step that runs long.

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::workflows::Workflows;
 use crate::args::{Connect, DevArgs};
 use crate::client::Client;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::stack::{Dir, Plan, Stack};
+use crate::stop::Stop;
 use crate::terminal::Style;
 
 /// Between two looks at the children.
@@ -25,6 +25,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: DevArgs, connect: &Connect) -> Outcome {
+    let mut stop = Stop::new()?;
     let mut workflows = args.workflows.map(Workflows::new).transpose()?;
     let dir = if args.ephemeral {
         Dir::temporary()?
@@ -37,10 +38,9 @@ pub(super) async fn run(args: DevArgs, connect: &Connect) -> Outcome {
         ack_wait: ACK_WAIT,
         token: connect.token.clone(),
     };
-    let mut stop = Stop::new()?;
     let started = tokio::select! {
         stack = Stack::start(&plan, dir) => Some(stack?),
-        () = stop.told() => None,
+        _asked = stop.told() => None,
     };
     let Some(mut stack) = started else { return Ok(()) };
     let client = stack.client()?;
@@ -48,13 +48,13 @@ pub(super) async fn run(args: DevArgs, connect: &Connect) -> Outcome {
     let ended = tokio::select! {
         failure = supervise(&mut stack) => Err(failure),
         () = keep_applied(&mut workflows, &client) => Ok(()),
-        () = stop.told() => Ok(()),
+        _asked = stop.told() => Ok(()),
     };
     eprintln!("stopping; Ctrl-C again ends at once");
     tokio::select! {
         () = stack.stop() => {}
         // Dropping the stack kills what is left.
-        () = stop.told() => {}
+        _again = stop.told() => {}
     }
     ended
 }
@@ -64,7 +64,8 @@ fn welcome(stack: &Stack, has_workflows: bool) {
     let url = &stack.connect.url;
     eprintln!("{} at {}", style.bold("millrace is ready"), style.green(url));
     eprintln!("  api    {url}/api/v1, described in {url}/openapi.json");
-    eprintln!("  nats   {}", stack.nats_url);
+    let nats = &stack.nats_url;
+    eprintln!("  nats   {nats}; a worker of your own joins with MILLRACE_NATS_URL={nats}");
     eprintln!("  redis  {}", stack.redis_url);
     eprintln!("  logs   {}", stack.dir().join("logs").display());
     let option = if url.ends_with(":7400") {
@@ -77,9 +78,11 @@ fn welcome(stack: &Stack, has_workflows: bool) {
     } else {
         "run examples/hello.yaml"
     };
+    // As it was typed here: it may not be in PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "millrace".into());
     eprintln!(
         "next, in another terminal: {}",
-        style.cyan(&format!("millrace{option} {next}"))
+        style.cyan(&format!("{program}{option} {next}"))
     );
 }
 
@@ -113,31 +116,5 @@ async fn keep_applied(workflows: &mut Option<Workflows>, client: &Client) {
     loop {
         workflows.look(client).await;
         tokio::time::sleep(WORKFLOWS).await;
-    }
-}
-
-/// What ends a stack: Ctrl-C, a polite kill, the terminal going away.
-struct Stop([Signal; 3]);
-
-impl Stop {
-    fn new() -> Outcome<Self> {
-        let watch =
-            |kind| signal(kind).map_err(|e| Failure::new(Exit::Failed, format!("cannot watch signals: {e}")));
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
-        let [interrupt, terminate, hangup] = kinds.map(watch);
-        Ok(Self([interrupt?, terminate?, hangup?]))
-    }
-
-    async fn told(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
     }
 }

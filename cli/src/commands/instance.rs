@@ -7,6 +7,7 @@ use crate::client::{Client, Query};
 use crate::entry;
 use crate::failure::Outcome;
 use crate::follow::{self, History, Target};
+use crate::limit::Limit;
 use crate::output::{Table, fields, items, show, text};
 use crate::terminal::{Style, cut};
 
@@ -43,7 +44,7 @@ pub(super) async fn run(command: InstanceCommand, client: &Client) -> Outcome {
         }
         InstanceCommand::Watch { instance, timeout } => {
             let target = target(instance);
-            follow::conclude(&follow::follow(client, &target, timeout).await?)
+            follow::conclude(&follow::follow(client, &target, &Limit::after(timeout)).await?)
         }
         InstanceCommand::Cancel(args) => control("cancel", args, client).await,
         InstanceCommand::Suspend(args) => control("suspend", args, client).await,
@@ -88,6 +89,7 @@ fn target(instance: InstanceRef) -> Target {
     Target {
         id: instance.id,
         namespace: instance.namespace,
+        is_pending: false,
     }
 }
 

@@ -35,14 +35,7 @@ async fn change(action: &str, args: &QueueArgs, client: &Client) -> Outcome {
 }
 
 fn table(queues: &[Value]) -> String {
-    let mut table = Table::new([
-        "NAME",
-        "STATE",
-        "WAITING",
-        "RUNNING",
-        "REDELIVERED",
-        "FREE REQUESTS",
-    ]);
+    let mut table = Table::new(["NAME", "STATE", "WAITING", "RUNNING", "REDELIVERED", "OPEN PULLS"]);
     for q in queues {
         let state = if q["paused"] == true { "paused" } else { "open" };
         table.row([

@@ -4,61 +4,92 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{apply, start};
+use super::apply;
+use super::start::{self, Order};
 use crate::args::{Connect, RunArgs};
 use crate::client::Client;
-use crate::failure::{Exit, Failure, Outcome};
-use crate::follow::{self, Target};
+use crate::failure::{Failure, Outcome};
+use crate::follow;
 use crate::input::read_input;
-use crate::output::text;
+use crate::limit::Limit;
 use crate::source::{self, Checked};
 use crate::stack::{Dir, Plan, Stack};
+use crate::stop::Stop;
 
-pub(super) async fn run(args: RunArgs, connect: &Connect) -> Outcome {
-    let source = source::read(&args.file)?;
-    let input = read_input(&args.input)?;
-    if !args.local {
-        return follow::conclude(&execute(&args, &source, &input, &Client::new(connect)?).await?);
-    }
-    let plan = Plan {
-        workers: 1,
-        port: None,
-        ack_wait: Duration::from_secs(30),
-        token: None,
-    };
-    let starting = Stack::start(&plan, Dir::temporary()?);
-    let stack = tokio::select! {
-        stack = starting => stack?,
-        _ = tokio::signal::ctrl_c() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
-    };
-    let view = match stack.client() {
-        Ok(client) => execute(&args, &source, &input, &client).await,
-        Err(failure) => Err(failure),
-    };
-    // Nobody needs its data: no reason to wait for a clean end.
-    stack.kill().await;
-    // The instance is gone with the stack: no advice how to follow or retry it.
-    let concluded = view.and_then(|view| follow::conclude(&view));
-    concluded.map_err(|failure| Failure {
-        hint: None,
-        ..failure
-    })
+/// What is run.
+struct Job {
+    args: RunArgs,
+    source: Checked,
+    input: Value,
+    limit: Limit,
 }
 
-async fn execute(args: &RunArgs, source: &Checked, input: &Value, client: &Client) -> Outcome<Value> {
-    apply::apply(client, &args.file, source).await?;
-    let Checked {
-        namespace,
-        name,
-        version,
-        ..
-    } = source;
-    let definition = json!({"namespace": namespace, "name": name, "version": version});
-    let view = start::start(client, None, &definition, input, &json!({})).await?;
-    let target = Target {
-        id: text(&view, "/id"),
-        namespace: Some(namespace.clone()),
+pub(super) async fn run(args: RunArgs, connect: &Connect) -> Outcome {
+    let job = Job {
+        limit: Limit::after(args.timeout),
+        source: source::read(&args.file)?,
+        input: read_input(&args.input)?,
+        args,
     };
-    eprintln!("started {name} {version} as {}", target.id);
-    follow::follow(client, &target, args.timeout).await
+    if job.args.local {
+        return job.run_locally().await;
+    }
+    follow::conclude(&job.execute(&Client::new(connect)?).await?)
+}
+
+impl Job {
+    /// On a stack of its own, which is gone however this ends.
+    async fn run_locally(&self) -> Outcome {
+        let mut stop = Stop::new()?;
+        let mut stack = None;
+        let view = tokio::select! {
+            view = self.start_and_execute(&mut stack) => view,
+            failure = stop.told() => Err(failure),
+        };
+        let Some(stack) = stack else {
+            return view.map(drop);
+        };
+        // Nobody needs its data: no reason to wait for a clean end.
+        stack.kill().await;
+        // The instance is gone with the stack: no advice how to follow or retry it.
+        let concluded = view.and_then(|view| follow::conclude(&view));
+        concluded.map_err(|failure| Failure {
+            hint: None,
+            ..failure
+        })
+    }
+
+    async fn start_and_execute(&self, slot: &mut Option<Stack>) -> Outcome<Value> {
+        let plan = Plan {
+            workers: 1,
+            port: None,
+            ack_wait: Duration::from_secs(30),
+            token: None,
+        };
+        let starting = async { Stack::start(&plan, Dir::temporary()?).await };
+        let started = self.limit.cover(|| "the stack was not ready".into(), starting);
+        let stack = slot.insert(started.await?);
+        self.execute(&stack.client()?).await
+    }
+
+    async fn execute(&self, client: &Client) -> Outcome<Value> {
+        let file = &self.args.file;
+        let applying = apply::apply(client, &self.limit, file, &self.source);
+        let not_applied = || format!("{} was not applied", file.display());
+        self.limit.cover(not_applied, applying).await?;
+        let Checked {
+            namespace,
+            name,
+            version,
+            ..
+        } = &self.source;
+        let order = Order {
+            id: start::new_id(),
+            definition: json!({"namespace": namespace, "name": name, "version": version}),
+            input: self.input.clone(),
+            labels: json!({}),
+        };
+        let started = start::start(client, &self.limit, &order).await?;
+        follow::follow(client, &started.target, &self.limit).await
+    }
 }

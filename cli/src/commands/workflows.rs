@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::apply;
+use crate::args::Format;
 use crate::client::Client;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::source;
@@ -61,7 +62,7 @@ impl Workflows {
         let applied = match source::read(path) {
             Ok(source) => {
                 let name = format!("{} {}", source.name, source.version);
-                apply::apply(client, path, &source)
+                apply::apply_once(client, path, &source)
                     .await
                     .map(|created| (name, created))
             }
@@ -71,7 +72,7 @@ impl Workflows {
             Ok((name, true)) => eprintln!("{} {}: {name}", style.green("applied"), path.display()),
             Ok((name, false)) => eprintln!("{} {}: {name}", style.dim("unchanged"), path.display()),
             Err(failure) if failure.exit == Exit::Unreachable => return false,
-            Err(failure) => drop(failure.finish()),
+            Err(failure) => drop(failure.finish(Format::Table)),
         }
         true
     }

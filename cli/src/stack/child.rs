@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::exec;
@@ -166,6 +167,17 @@ impl Child {
             .iter()
             .map(|line| format!("{} | {line}\n", self.spec.name))
             .collect()
+    }
+}
+
+impl Drop for Child {
+    /// Returns when it is gone, within milliseconds, so that nothing writes into a directory that is about to be removed.
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(pid) = self.pid {
+            // Leaves it to the runtime to bury it. Fails when that is done.
+            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).ok();
+        }
     }
 }
 

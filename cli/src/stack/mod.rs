@@ -76,7 +76,7 @@ impl Stack {
         for n in 1..=plan.workers {
             workers.push(start_worker(&programs, n, dir.path(), &common)?);
         }
-        let stack = Self {
+        let mut stack = Self {
             servers,
             coordinator,
             workers,
@@ -107,11 +107,20 @@ impl Stack {
             .chain(&mut self.workers)
     }
 
-    async fn wait_ready(&self) -> Outcome {
+    /// The coordinator serves, and knows every worker: a definition may be applied and run without a word of warning.
+    async fn wait_ready(&mut self) -> Outcome {
         let client = self.client()?;
         ready::until(READY, || async { client.try_get("/readyz").await.is_ok() })
             .await
-            .map_err(|()| self.coordinator.not_ready("did not get ready"))
+            .map_err(|()| self.coordinator.not_ready("did not get ready"))?;
+        for worker in &mut self.workers {
+            let path = &format!("/api/v1/workers/{}", worker.name());
+            let client = &client;
+            let alive =
+                || async move { matches!(client.try_get(path).await, Ok(w) if w["health"] == "alive") };
+            ready::until_or_end(READY, worker, alive).await?;
+        }
+        Ok(())
     }
 
     /// Stops everything in order: those who work first, the servers that keep their data last.

@@ -69,17 +69,59 @@ impl Drop for Scratch {
 
 /// A coordinator with one instance that is always the same. Ends with the test process.
 pub(crate) fn stub(instance: Value) -> String {
+    scripted(move |request| usual(request, &instance))
+}
+
+/// What a stub does about a request.
+pub(crate) enum Act {
+    /// Answers with a status and a body.
+    Answer(u16, Value),
+    /// Closes the connection without a word.
+    HangUp,
+}
+
+/// A request that a stub got.
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Without its query.
+    pub(crate) path: String,
+    pub(crate) body: Value,
+}
+
+impl Request {
+    /// Whether it starts an instance.
+    pub(crate) fn is_start(&self) -> bool {
+        self.method == "POST" && self.path == "/api/v1/instances"
+    }
+}
+
+/// What a coordinator with one instance answers.
+pub(crate) fn usual(request: &Request, instance: &Value) -> Act {
+    match request.path.as_str() {
+        "/api/v1/definitions" => Act::Answer(201, json!({"created": true, "warnings": []})),
+        "/api/v1/instances" => Act::Answer(201, instance.clone()),
+        path if path.ends_with("/history") => Act::Answer(200, json!({"entries": []})),
+        _ => Act::Answer(200, instance.clone()),
+    }
+}
+
+/// A coordinator that does as it is told. Ends with the test process.
+pub(crate) fn scripted(mut act: impl FnMut(&Request) -> Act + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            answer(&mut stream.unwrap(), &instance);
+            let mut stream = stream.unwrap();
+            let request = read(&stream);
+            if let Act::Answer(status, body) = act(&request) {
+                answer(&mut stream, status, &body);
+            }
         }
     });
     url
 }
 
-fn answer(stream: &mut TcpStream, instance: &Value) {
+fn read(stream: &TcpStream) -> Request {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut head, mut length) = (String::new(), 0);
     loop {
@@ -94,17 +136,23 @@ fn answer(stream: &mut TcpStream, instance: &Value) {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    let path = head.split_whitespace().nth(1).unwrap_or_default();
-    let (status, body) = match path.split('?').next().unwrap_or_default() {
-        "/api/v1/definitions" => ("201 Created", json!({"created": true})),
-        "/api/v1/instances" => ("201 Created", instance.clone()),
-        path if path.ends_with("/history") => ("200 OK", json!({"entries": []})),
-        _ => ("200 OK", instance.clone()),
-    };
+    let mut words = head.split_whitespace();
+    let mut word = || words.next().unwrap_or_default().to_owned();
+    let (method, target) = (word(), word());
+    Request {
+        method,
+        path: target.split('?').next().unwrap_or_default().to_owned(),
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: u16, body: &Value) {
     let body = body.to_string();
     let length = body.len();
-    let text = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
-    stream.write_all(text.as_bytes()).unwrap();
+    let text =
+        format!("HTTP/1.1 {status} Told\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    // The command may have been ended by its time limit.
+    stream.write_all(text.as_bytes()).ok();
 }
 
 /// A port that is free now.
@@ -123,6 +171,50 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut is: impl FnMut() -> bo
     while !is() {
         assert!(Instant::now() < end, "not within {limit:?}: {what}");
         tick.recv_timeout(Duration::from_millis(20)).ok();
+    }
+}
+
+/// A command that runs beside its test and is tied to its thread. Its temporary files have a directory of their own.
+pub(crate) struct Beside {
+    pub(crate) process: std::process::Child,
+    scratch: Scratch,
+}
+
+impl Beside {
+    pub(crate) fn start(name: &str, args: &[&str]) -> Self {
+        let scratch = Scratch::new(name);
+        std::fs::create_dir(scratch.path().join("tmp")).unwrap();
+        let mut command = millrace();
+        let parent = std::process::id().to_string();
+        command.args([
+            "__exec",
+            "--parent",
+            &parent,
+            "--",
+            env!("CARGO_BIN_EXE_millrace"),
+        ]);
+        command.args(args).env("TMPDIR", scratch.path().join("tmp"));
+        let stderr = std::fs::File::create(scratch.path().join("stderr")).unwrap();
+        let process = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        Self { process, scratch }
+    }
+
+    /// Everything on its stderr so far.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.scratch.path().join("stderr")).unwrap()
+    }
+
+    /// What it has in its temporary directory: the directories of its stacks.
+    pub(crate) fn stacks(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.scratch.path().join("tmp")).unwrap();
+        entries.map(|e| e.unwrap().path()).collect()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
     }
 }
 
@@ -184,18 +276,7 @@ impl Dev {
 
     /// Process ids and names of its children.
     pub(crate) fn children(&self) -> Vec<(i32, String)> {
-        let own = self.process.id().to_string();
-        let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        let stat = |e: std::fs::DirEntry| std::fs::read_to_string(e.path().join("stat")).ok();
-        entries
-            .filter_map(stat)
-            .filter_map(|stat| {
-                let (head, rest) = stat.rsplit_once(')')?;
-                let (pid, name) = head.split_once(" (")?;
-                let parent = rest.split_whitespace().nth(1)?;
-                (parent == own).then(|| (pid.parse().unwrap(), name.to_owned()))
-            })
-            .collect()
+        children_of(self.process.id())
     }
 
     /// Kills it without a chance to clean up.
@@ -210,6 +291,22 @@ impl Drop for Dev {
         kill(self.pid(), Signal::SIGTERM).ok();
         self.process.wait().ok();
     }
+}
+
+/// Process ids and names of a process' children.
+pub(crate) fn children_of(pid: u32) -> Vec<(i32, String)> {
+    let own = pid.to_string();
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let stat = |e: std::fs::DirEntry| std::fs::read_to_string(e.path().join("stat")).ok();
+    entries
+        .filter_map(stat)
+        .filter_map(|stat| {
+            let (head, rest) = stat.rsplit_once(')')?;
+            let (pid, name) = head.split_once(" (")?;
+            let parent = rest.split_whitespace().nth(1)?;
+            (parent == own).then(|| (pid.parse().unwrap(), name.to_owned()))
+        })
+        .collect()
 }
 
 /// Whether a process is there and not only waiting to be buried.

@@ -46,6 +46,8 @@ pub struct Document {
     pub settings: Settings,
     /// What it uses of the language that a build may not execute yet, with places.
     pub constructs: Vec<Construct>,
+    /// Every function of the fleet that it calls, with places: whether a worker offers it is known only where it runs.
+    pub functions: Vec<FunctionUse>,
     /// The whole document as data: `$workflow.definition`, and what the registry compares.
     pub source: Value,
 }
@@ -667,6 +669,17 @@ pub struct Construct {
     pub span: Span,
 }
 
+/// A call of a function of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionUse {
+    /// `name:semver`.
+    pub function: String,
+    /// JSON Pointer of the place.
+    pub pointer: String,
+    /// The place.
+    pub span: Span,
+}
+
 /// Parts of the language that can be missing from a build; prints as it is written in a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Feature {
@@ -720,15 +733,19 @@ impl Feature {
             | Self::Container
             | Self::Script
             | Self::Shell
+            | Self::OpenApi
             | Self::Grpc
             | Self::AsyncApi
             | Self::Mcp
             | Self::A2a
             | Self::FunctionUrl
             | Self::FunctionCatalog
+            | Self::Secrets
+            | Self::Digest
+            | Self::OAuth2
+            | Self::Oidc
             | Self::LooseMode
             | Self::SchemaResource => false,
-            Self::OpenApi | Self::Secrets | Self::Digest | Self::OAuth2 | Self::Oidc => true,
         }
     }
 }

@@ -82,7 +82,10 @@ pub struct Waiting {
     /// When it is due at the latest: RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<String>,
-    /// Why, for a quarantine.
+    /// False when no worker offers the function; filled in by who knows the fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offered: Option<bool>,
+    /// Why, for a quarantine and for a function that no worker offers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -249,6 +252,7 @@ impl Waiting {
             function: None,
             child: None,
             due: None,
+            offered: None,
             reason: None,
         }
     }

@@ -131,7 +131,7 @@ fn judge(key: &InstanceKey, action: ControlKind, reply: ReplyBody) -> ApiResult<
         ReplyBody::NotFound => Err(instances::not_found(key)),
         ReplyBody::NotAllowed(status) => {
             let detail = format!("cannot {} instance {}: it is {status}", verb(action), key.id());
-            Err(ApiError::new(Code::NotAllowedNow, detail).with("status", status))
+            Err(ApiError::new(Code::NotAllowedNow, detail).with("instanceStatus", status))
         }
         ReplyBody::Started | ReplyBody::Exists | ReplyBody::Conflict => Err(ApiError::new(
             Code::Internal,

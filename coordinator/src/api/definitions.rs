@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use millrace_common::{DefinitionRef, limits};
 use millrace_dsl::Diagnostic;
+use millrace_dsl::model::FunctionUse;
 use serde_json::{Value, json};
 
 use super::params::{Params, bad};
@@ -34,6 +35,7 @@ pub(super) async fn apply(State(api): State<ApiState>, headers: HeaderMap, body:
     if applied.created {
         api.registry.hint().await;
     }
+    let warnings = remarks(&api, applied.warnings, &applied.functions).await;
     let DefinitionRef {
         namespace,
         name,
@@ -42,7 +44,7 @@ pub(super) async fn apply(State(api): State<ApiState>, headers: HeaderMap, body:
     let location = format!("/api/v1/definitions/{namespace}/{name}/{version}");
     let answer = json!({
         "namespace": namespace, "name": name, "version": version,
-        "created": applied.created, "warnings": applied.warnings,
+        "created": applied.created, "warnings": warnings,
     });
     let status = if applied.created {
         StatusCode::CREATED
@@ -58,10 +60,23 @@ pub(super) async fn validate(
     body: Body,
 ) -> ApiResult<Json<Value>> {
     let text = source(&headers, body).await?;
-    let (definition, warnings) = api.registry.definitions.validate(&text).await.map_err(invalid)?;
+    let valid = api.registry.definitions.validate(&text).await.map_err(invalid)?;
+    let warnings = remarks(&api, valid.warnings, &valid.functions).await;
     Ok(Json(
-        json!({"valid": true, "definition": definition, "warnings": warnings}),
+        json!({"valid": true, "definition": valid.definition, "warnings": warnings}),
     ))
+}
+
+/// Adds what the fleet does not offer. The definition stands whether the fleet can be looked at or not.
+async fn remarks(api: &ApiState, mut remarks: Vec<Diagnostic>, functions: &[FunctionUse]) -> Vec<Diagnostic> {
+    if functions.is_empty() {
+        return remarks;
+    }
+    match api.roster().offers().await {
+        Ok(offers) => remarks.extend(offers.remarks(functions)),
+        Err(error) => tracing::warn!(%error, "cannot look up which functions are offered"),
+    }
+    remarks
 }
 
 pub(super) async fn list(State(api): State<ApiState>, RawQuery(query): RawQuery) -> ApiResult<Json<Value>> {

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use millrace_common::{InstanceKey, RawJson};
+use millrace_engine::view::{Waiting, WaitingKind};
 use millrace_engine::{InstanceView, Status};
 use serde_json::{Value, json};
 
@@ -25,15 +26,36 @@ pub(super) async fn one(
     params.end()?;
     // The usual case is one read.
     let first = key(namespace.as_deref().unwrap_or(NAMESPACE), &id)?;
-    if let Some(view) = api.queries().instance(&first).await? {
+    if let Some(view) = view(&api, &first).await? {
         return Ok(Json(view));
     }
     let found = locate(&api, &id, namespace.as_deref()).await?;
-    api.queries()
-        .instance(&found)
+    view(&api, &found)
         .await?
         .map(Json)
         .ok_or_else(|| not_found(&found))
+}
+
+/// One instance with everything, and which of the functions it waits for nobody offers.
+pub(super) async fn view(api: &ApiState, key: &InstanceKey) -> ApiResult<Option<InstanceView>> {
+    let Some(mut view) = api.queries().instance(key).await? else {
+        return Ok(None);
+    };
+    // A step that a worker was heard to run is offered.
+    let is_open = |w: &&mut Waiting| w.kind == WaitingKind::Step && w.worker.is_none();
+    let mut open = view.waiting_for.iter_mut().filter(is_open).peekable();
+    if open.peek().is_none() {
+        return Ok(Some(view));
+    }
+    let offers = api.roster().recent_offers().await?;
+    for waiting in open {
+        let function = waiting.function.as_deref().unwrap_or_default();
+        if !offers.has(function) {
+            waiting.reason = Some(offers.missing(function));
+            waiting.offered = Some(false);
+        }
+    }
+    Ok(Some(view))
 }
 
 pub(super) async fn list(
@@ -81,6 +103,9 @@ pub(super) async fn locate(api: &ApiState, id: &str, namespace: Option<&str>) ->
     let wanted = key(namespace.unwrap_or(NAMESPACE), id)?;
     let mut found = api.queries().namespaces_of(id, &candidates).await?;
     match found.len() {
+        0 if namespace.is_none() => Err(not_found_as(format!(
+            "instance {id} does not exist in any namespace"
+        ))),
         0 => Err(not_found(&wanted)),
         1 => Ok(found.remove(0)),
         _ if found.contains(&wanted) => Ok(wanted),
@@ -102,6 +127,10 @@ pub(super) fn not_found(key: &InstanceKey) -> ApiError {
         key.id(),
         key.namespace()
     );
+    not_found_as(detail)
+}
+
+fn not_found_as(detail: String) -> ApiError {
     ApiError::new(Code::InstanceNotFound, detail)
         .hint("ended instances are removed when their retention is over")
 }

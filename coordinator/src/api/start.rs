@@ -10,7 +10,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use millrace_common::{DefinitionRef, InstanceKey, RawJson, RecordBody, ReplyBody, Start, is_label, limits};
 use millrace_engine::InstanceView;
 use serde::Deserialize;
@@ -104,8 +104,8 @@ pub(super) async fn start(
         true => Outcome::Exists,
         false => submit(&api, &checked, traceparent).await?,
     };
-    if let (Some(until), Some(ending), false) = (until, &mut ending, matches!(outcome, Outcome::Accepted)) {
-        ended(&api, &checked.key, ending, until).await?;
+    if let (Some(until), Some(ending)) = (until, &mut ending) {
+        ended(&api, &checked.key, ending, until, &outcome).await;
     }
     answer(&api, &checked, &outcome).await
 }
@@ -296,8 +296,9 @@ async fn judge(api: &ApiState, start: &Checked, reply: ReplyBody) -> ApiResult<O
     }
 }
 
-/// Waits until the instance has ended, or the time is over.
-async fn ended(api: &ApiState, key: &InstanceKey, ending: &mut Ending, until: Instant) -> ApiResult<()> {
+/// Waits until the instance has ended, or the time is over. One that is only accepted may not be there yet.
+async fn ended(api: &ApiState, key: &InstanceKey, ending: &mut Ending, until: Instant, outcome: &Outcome) {
+    let is_awaited = matches!(outcome, Outcome::Accepted);
     let mut look = LOOK_FIRST;
     let mut hinted = false;
     loop {
@@ -309,17 +310,24 @@ async fn ended(api: &ApiState, key: &InstanceKey, ending: &mut Ending, until: In
         let over = Instant::now() >= until;
         match api.queries().summary(key).await {
             Ok(Some(view)) if !view.status.is_ended() && !over => {}
+            Ok(None) if is_awaited && !over => {}
             Err(_unreachable) if !over => {}
-            _ => return Ok(()),
+            _ => return,
         }
     }
 }
 
 async fn answer(api: &ApiState, start: &Checked, outcome: &Outcome) -> ApiResult {
-    let status = match outcome {
-        Outcome::Started => StatusCode::CREATED,
-        Outcome::Exists => StatusCode::OK,
-        Outcome::Accepted => StatusCode::ACCEPTED,
+    // The start stands whatever this read says.
+    let view = instances::view(api, &start.key).await.ok().flatten();
+    let status = match (outcome, &view) {
+        (Outcome::Started, _) => StatusCode::CREATED,
+        (Outcome::Exists, _) => StatusCode::OK,
+        (Outcome::Accepted, None) => StatusCode::ACCEPTED,
+        (Outcome::Accepted, Some(view)) => {
+            agree(start, view)?;
+            StatusCode::CREATED
+        }
     };
     let location = format!(
         "/api/v1/instances/{}?namespace={}",
@@ -327,14 +335,11 @@ async fn answer(api: &ApiState, start: &Checked, outcome: &Outcome) -> ApiResult
         start.key.namespace()
     );
     let headers = [(header::LOCATION, location)];
-    let respond = |body: Response| (status, headers, body).into_response();
-    // The start stands whatever this read says.
-    match api.queries().instance(&start.key).await {
-        Ok(Some(view)) => Ok(respond(Json(view).into_response())),
-        Ok(None) | Err(_) => Ok(respond(
-            Json(instances::pending(&start.key, &start.definition, &start.input)).into_response(),
-        )),
-    }
+    let body = match view {
+        Some(view) => Json(view).into_response(),
+        None => Json(instances::pending(&start.key, &start.definition, &start.input)).into_response(),
+    };
+    Ok((status, headers, body).into_response())
 }
 
 pub(super) fn not_appended(error: AppendError) -> ApiError {
@@ -343,7 +348,8 @@ pub(super) fn not_appended(error: AppendError) -> ApiError {
         AppendError::Unavailable(e) => {
             ApiError::new(Code::Unavailable, format!("the log is unavailable: {e}")).retry_after(1)
         }
-        AppendError::Oversize { bytes, max } => body::too_large("the record", Some(bytes), max),
+        AppendError::Oversize { bytes, max } => body::too_large("the record in the log", Some(bytes), max)
+            .hint("send a smaller input, or raise `max_payload` of nats-server if it is below its default of 1 MB"),
         AppendError::Unknown(e) => ApiError::new(Code::OutcomeUnknown, e).retry_after(1),
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millrace_common::{BEAT_MS, Beat, Register, names};
 use serde::{Deserialize, Serialize};
 
+use super::Offers;
 use crate::registry::{FunctionEntry, Functions, Store, StoreError};
 
 /// Without a beat for this long a worker is `late`: three are missing.
@@ -15,6 +16,8 @@ const LATE: Duration = Duration::from_millis(3 * BEAT_MS + BEAT_MS / 2);
 const GONE: Duration = Duration::from_secs(30);
 /// Without a beat for this long it is removed.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// What is said about waiting instances may be this old: they are looked at often, and by many.
+const OFFERS_AGE_MAX: Duration = Duration::from_secs(1);
 /// Behind a worker's id in the name of its beat's field. Ids hold no space.
 const BEAT_SUFFIX: &str = " beat";
 
@@ -80,11 +83,15 @@ struct BeatEntry {
     at_ms: i64,
 }
 
+/// When it was read.
+type Remembered = (Instant, Arc<Offers>);
+
 /// Clonable handle.
 #[derive(Clone, Debug)]
 pub struct Roster {
     store: Store,
     pending: Arc<Mutex<HashMap<String, BeatEntry>>>,
+    offers: Arc<Mutex<Option<Remembered>>>,
 }
 
 impl Roster {
@@ -93,6 +100,7 @@ impl Roster {
         Self {
             store,
             pending: Arc::default(),
+            offers: Arc::default(),
         }
     }
 
@@ -112,6 +120,32 @@ impl Roster {
             .collect();
         workers.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(workers)
+    }
+
+    /// What the fleet can run now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn offers(&self) -> Result<Arc<Offers>, StoreError> {
+        let offers = Arc::new(Offers::of(&self.all().await?));
+        *self.remembered() = Some((Instant::now(), offers.clone()));
+        Ok(offers)
+    }
+
+    /// What the fleet could run a second ago at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn recent_offers(&self) -> Result<Arc<Offers>, StoreError> {
+        let remembered = self.remembered().clone();
+        match remembered {
+            Some((at, offers)) if at.elapsed() < OFFERS_AGE_MAX => Ok(offers),
+            _ => self.offers().await,
+        }
+    }
+
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Option<Remembered>> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One worker.
@@ -246,11 +280,13 @@ fn view(entry: &str, beat: Option<&String>, now_ms: i64) -> Option<WorkerView> {
     let beat: Option<BeatEntry> = beat.and_then(|text| read(text));
     let last_beat_ms = beat.as_ref().map_or(at_ms, |b| b.at_ms.max(at_ms));
     let functions = functions(&register).into_keys().collect();
+    // A worker that came back under its id does not go on draining.
+    let draining = beat.as_ref().is_some_and(|b| b.beat.draining && b.at_ms >= at_ms);
     let beat = beat.map(|b| b.beat);
     Some(WorkerView {
         id: register.worker,
         health: health(now_ms - last_beat_ms),
-        draining: beat.as_ref().is_some_and(|b| b.draining),
+        draining,
         build: register.build,
         host: register.host,
         queues: register.queues,

@@ -3,7 +3,7 @@
 //! Nothing here waits for an acknowledgement: publishes are pipelined and their outcomes come back in batches. What
 //! fails is kept and published again; receivers drop repeats by id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(crate) struct Dispatcher {
     in_flight: HashMap<u64, Sent>,
     next_tag: u64,
     held: Vec<Held>,
+    /// Functions that held steps wait for: each is told to the operator once.
+    unregistered: HashSet<String>,
     resend: Vec<(String, Instant)>,
     /// Subject of each send that is not acknowledged.
     subjects: HashMap<String, String>,
@@ -79,6 +81,7 @@ impl Dispatcher {
             in_flight: HashMap::new(),
             next_tag: 0,
             held: Vec::new(),
+            unregistered: HashSet::new(),
             resend: Vec::new(),
             subjects: HashMap::new(),
         }
@@ -107,6 +110,9 @@ impl Dispatcher {
             Some(queue) => queue,
             None => {
                 debug!(instance.id = %key, function = d.function, "function is not registered yet; the step waits");
+                if self.unregistered.insert(d.function.clone()) {
+                    warn!(instance.id = %key, function = d.function, "no worker ever offered this function; its steps wait for one that does");
+                }
                 self.hold(key, frame, Some(d.function));
                 return;
             }
@@ -154,7 +160,6 @@ impl Dispatcher {
             progress: d.progress,
             report: names::report_subject(self.partition, queue),
             token: String::new(),
-            late: d.late,
         }
     }
 
@@ -290,6 +295,9 @@ impl Dispatcher {
         let (due, held) = std::mem::take(&mut self.held).into_iter().partition(ready);
         self.held = held;
         let due: Vec<Held> = due;
+        for function in due.iter().filter_map(|h| h.function.as_ref()) {
+            self.unregistered.remove(function);
+        }
         due.into_iter().map(|h| (h.instance, h.frame)).collect()
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_nats::jetstream;
 use millrace_common::DefinitionRef;
 use millrace_dsl::Diagnostic;
-use millrace_dsl::model::Document;
+use millrace_dsl::model::{Document, FunctionUse};
 use millrace_engine::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,19 @@ pub struct Applied {
     pub created: bool,
     /// Remarks that did not stop it.
     pub warnings: Vec<Diagnostic>,
+    /// The functions of the fleet that it calls.
+    pub functions: Vec<FunctionUse>,
+}
+
+/// A text that may be stored.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// The exact version.
+    pub definition: DefinitionRef,
+    /// Remarks.
+    pub warnings: Vec<Diagnostic>,
+    /// The functions of the fleet that it calls.
+    pub functions: Vec<FunctionUse>,
 }
 
 /// Why a definition was not stored.
@@ -156,14 +169,17 @@ impl Definitions {
         self.read(|k| info(&key, k.versions.get(&key)?))
     }
 
-    /// Checks a text without storing it; gives the version and the remarks.
+    /// Checks a text without storing it.
     ///
     /// # Errors
     /// Every fault of the text.
-    pub async fn validate(&self, text: &str) -> Result<(DefinitionRef, Vec<Diagnostic>), Vec<Diagnostic>> {
-        source::accept_aside(text)
-            .await
-            .map(|a| (a.reference, a.warnings))
+    pub async fn validate(&self, text: &str) -> Result<Valid, Vec<Diagnostic>> {
+        let accepted = source::accept_aside(text).await?;
+        Ok(Valid {
+            definition: accepted.reference,
+            warnings: accepted.warnings,
+            functions: accepted.document.functions.clone(),
+        })
     }
 
     /// Stores a definition durably. The same content again is fine; other content under the same version is not.
@@ -193,11 +209,13 @@ impl Definitions {
         if let Some(earlier) = &before {
             agree(&reference, &document, earlier)?;
         }
+        let functions = document.functions.clone();
         self.remember(&reference, document);
         Ok(Applied {
             definition: reference,
             created: before.is_none(),
             warnings,
+            functions,
         })
     }
 

@@ -14,7 +14,9 @@ use futures_util::StreamExt;
 use millrace_common::names;
 use millrace_runtime::Shutdown;
 
-pub use definitions::{Applied, ApplyError, DefinitionInfo, Definitions, StoredDefinition, Unavailable};
+pub use definitions::{
+    Applied, ApplyError, DefinitionInfo, Definitions, StoredDefinition, Unavailable, Valid,
+};
 pub use functions::{FunctionEntry, Functions};
 pub use store::{Decision, Store, StoreError};
 

@@ -1,9 +1,9 @@
 //! A worker with functions of its own: `charge` takes money, `ship` sends a parcel.
 //!
-//! Start a stack with `millrace dev`, then this worker:
+//! Start a stack with `millrace dev`, then this worker with the address of nats-server that `dev` printed:
 //!
 //! ```sh
-//! cargo run -p orders-worker
+//! MILLRACE_NATS_URL=nats://127.0.0.1:<port> cargo run -p orders-worker
 //! ```
 //!
 //! A workflow calls the functions by name and version; their steps travel through the queue `orders`:

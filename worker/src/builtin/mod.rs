@@ -1,9 +1,7 @@
 //! What the stock worker can run.
 
-pub(crate) mod authenticate;
 mod demo;
-pub(crate) mod http;
-pub(crate) mod openapi;
+mod http;
 
 use crate::Function;
 
@@ -14,6 +12,5 @@ pub(crate) fn functions() -> Vec<Function> {
         Function::new("sleep:1.0.0", demo::sleep),
         Function::new("flaky:1.0.0", demo::flaky),
         Function::new("call:http", http::call),
-        Function::new("call:openapi", openapi::call),
     ]
 }

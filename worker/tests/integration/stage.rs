@@ -365,7 +365,6 @@ pub(crate) fn step(key: &str, function: &str, input: &str) -> Step {
         progress: None,
         report: names::report_subject(PartitionId(0), QUEUE),
         token: "token".into(),
-        late: None,
     }
 }
 

@@ -13,7 +13,8 @@ use super::shape;
 use super::uses::{BUILT_IN, Kind};
 use crate::expression::strip;
 use crate::model::{
-    AsyncApiCall, Call, Endpoint, Feature, FunctionCall, FunctionTarget, HttpCall, HttpOutput, UriValue,
+    AsyncApiCall, Call, Endpoint, Feature, FunctionCall, FunctionTarget, FunctionUse, HttpCall, HttpOutput,
+    UriValue,
 };
 use crate::template::Template;
 use crate::uri::UriTemplate;
@@ -44,9 +45,6 @@ impl Parser<'_> {
         let with = task.get("with");
         if !BUILT_IN.contains(&name) {
             let target = self.function_target(name, node, &here, env);
-            // Others than the fleet's are tasks: their input is stored.
-            let late = matches!(target, Some(FunctionTarget::Fleet(_)) | None);
-            let vars = if late { &vars.filled_in_late() } else { vars };
             let arguments = with.and_then(|e| self.arguments(e, &at.entry(e), vars));
             return Some(Call::Function(FunctionCall {
                 target: target?,
@@ -55,7 +53,7 @@ impl Parser<'_> {
         }
         let what = format!("a `call: {name}` task");
         let with = self.required(task, at, &what, "with")?;
-        let (at, vars) = (at.entry(with), &vars.filled_in_late());
+        let at = at.entry(with);
         match name {
             "http" => self.http(&with.node, &at, vars).map(Call::Http),
             "asyncapi" => self
@@ -194,6 +192,11 @@ impl Parser<'_> {
         }
         let declared = self.uses.section(Kind::Catalog).contains(catalog);
         if catalog == FLEET && !declared {
+            self.functions.push(FunctionUse {
+                function: function.to_owned(),
+                pointer: at.pointer(),
+                span: at.place(node),
+            });
             return Some(FunctionTarget::Fleet(function.to_owned()));
         }
         if !declared {

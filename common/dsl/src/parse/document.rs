@@ -85,6 +85,7 @@ impl<'a> Parser<'a> {
             loose,
             settings: head.settings,
             constructs: std::mem::take(&mut self.constructs),
+            functions: std::mem::take(&mut self.functions),
             source: root.value.clone(),
         })
     }

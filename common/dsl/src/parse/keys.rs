@@ -8,7 +8,7 @@ const TYPED_BYTES_MAX: usize = 40;
 
 /// The candidate that was probably meant, if one is close: one edit for short names, two for longer ones, three
 /// from nine characters on. A transposition is one edit; case does not count.
-pub(super) fn closest<'c>(typed: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub fn closest<'c>(typed: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let typed = typed.to_lowercase();
     let allowed = |other: &str| match typed.chars().count().max(other.chars().count()) {
         0..=3 => 1,

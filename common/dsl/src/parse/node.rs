@@ -237,7 +237,7 @@ impl<'a> At<'a> {
     }
 
     /// Where a value stands; for an empty one, its key.
-    const fn place(&self, node: &Node) -> Span {
+    pub(super) const fn place(&self, node: &Node) -> Span {
         match node.data {
             Data::Null => self.span,
             _ => node.span,

@@ -170,6 +170,11 @@ impl Publisher {
         self.send(subject, headers, payload, Waiter::Tag(tag)).await;
     }
 
+    /// Largest message that the server takes, as it said when the connection was made.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.shared.client.server_info().max_payload
+    }
+
     /// Messages sent and not confirmed.
     pub fn in_flight(&self) -> usize {
         self.shared.lock().open

@@ -9,7 +9,6 @@ mod children;
 mod constructs;
 mod decisions;
 mod extensions;
-mod late;
 mod limits;
 mod operators;
 mod properties;
