@@ -29,4 +29,4 @@ pub use problem::{ErrorKind, Problem};
 pub use record::{
     ChildOutcome, ControlKind, ParentLink, Progress, Record, RecordBody, Reply, ReplyBody, Start, TimerId,
 };
-pub use step::{RawJson, Step, StepOutcome, StepResult};
+pub use step::{Hole, Late, RawJson, Step, StepOutcome, StepResult};

@@ -60,6 +60,32 @@ pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Deliveries of one step message before the worker reports it as poisonous instead of running it again.
 pub const STEP_DELIVERIES_MAX: i64 = 20;
 
+/// One secret: a variable's or file's text. A larger one cannot be used; the step gets an `authorization` error.
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+
+/// Keys (files) of a secret that is a directory. More: as above.
+pub const SECRET_KEYS_MAX: usize = 256;
+
+/// Shortest secret text that is replaced by `***` in errors, spans and log lines; shorter ones would be found in
+/// every word.
+pub const MASK_BYTES_MIN: usize = 4;
+
+/// Shortest secret text that is replaced in the output of a step. An output is data: a short text is part of much
+/// that is no secret.
+pub const MASK_OUTPUT_BYTES_MIN: usize = 8;
+
+/// Tokens of oauth2 and oidc that a worker keeps. At the bound the one that was used longest ago is dropped.
+pub const TOKENS_MAX: usize = 1_024;
+
+/// A document that a call refers to: an OpenAPI description, an OpenID configuration. A larger one fails the call.
+pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Documents that a worker keeps parsed. At the bound the one that was used longest ago is dropped.
+pub const DOCUMENTS_MAX: usize = 64;
+
+/// Bytes of their texts, all together. At the bound: as above.
+pub const DOCUMENTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Labels of an instance, and bytes of each key and value. More gets 400.
 pub const LABELS_MAX: usize = 32;
 /// See [`LABELS_MAX`].

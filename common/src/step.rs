@@ -1,6 +1,7 @@
 //! What coordinator and workers exchange: [`Step`] out through the work queue, [`StepResult`] back through
 //! the log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -118,6 +119,58 @@ pub struct Step {
     /// Must be returned in the result; proves that the sender was given this step.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
+    /// Parts of the input that the worker fills in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
+}
+
+/// Expressions that only the worker evaluates: they use secrets, and no secret is stored or sent. They stand beside
+/// the input, which holds `null` at their places: nothing inside the input is ever taken for an expression.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Late {
+    /// `.` of all of them; absent when none looks at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<RawJson>,
+    /// The variables that they use, by name without `$`; without secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, RawJson>,
+    /// `now` of all of them, in Unix milliseconds.
+    pub now_ms: i64,
+    /// The places.
+    pub holes: Vec<Hole>,
+}
+
+/// A place in a step's input whose value the worker computes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hole {
+    /// JSON Pointer into the input.
+    pub at: String,
+    /// Source of the expression.
+    pub expression: String,
+    /// The secrets that it may use: `$secrets` holds these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+}
+
+impl Late {
+    /// Bytes of the values in it.
+    pub fn len(&self) -> usize {
+        let input = self.input.as_ref().map_or(0, RawJson::len);
+        let variables: usize = self.variables.values().map(RawJson::len).sum();
+        let holes = self
+            .holes
+            .iter()
+            .map(|h| h.at.len() + h.expression.len())
+            .sum::<usize>();
+        input + variables + holes
+    }
+
+    /// True when there is no place to fill.
+    pub fn is_empty(&self) -> bool {
+        self.holes.is_empty()
+    }
 }
 
 /// How a step ended.

@@ -14,17 +14,6 @@ use serde_json::{Value, json};
 use crate::gherkin::{Scenario, Step, scenarios};
 use crate::world;
 
-/// Call types that this release does not run yet; a definition with one is refused when it is applied, and that is what
-/// the scenario then must show.
-const NOT_YET: [&str; 1] = ["call: openapi"];
-
-/// What came of a scenario.
-enum Outcome {
-    Passed,
-    NotSupportedYet,
-    Failed(anyhow::Error),
-}
-
 #[tokio::test]
 async fn the_official_kit_passes() -> anyhow::Result<()> {
     let Some(dir) = features() else {
@@ -47,30 +36,22 @@ async fn the_official_kit_passes() -> anyhow::Result<()> {
     let world = world().await?;
     let client = &world.stack.client();
     let outcomes: Vec<_> = stream::iter(all.iter().enumerate())
-        .map(|(number, scenario)| async move { (scenario, run(client, number, scenario).await) })
+        .map(|(number, scenario)| async move { (scenario, play(client, number, scenario).await) })
         .buffered(4)
         .collect()
         .await;
     report(&outcomes)
 }
 
-fn report(outcomes: &[(&Scenario, Outcome)]) -> anyhow::Result<()> {
-    let (mut passed, mut later, mut failures) = (0, 0, String::new());
+fn report(outcomes: &[(&Scenario, anyhow::Result<()>)]) -> anyhow::Result<()> {
+    let (mut passed, mut failures) = (0, String::new());
     for (scenario, outcome) in outcomes {
-        let name = format!("{} / {}", scenario.feature, scenario.name);
         match outcome {
-            Outcome::Passed => passed += 1,
-            Outcome::NotSupportedYet => {
-                later += 1;
-                println!("not supported yet: {name}");
-            }
-            Outcome::Failed(error) => failures += &format!("\n{name}: {error:#}"),
+            Ok(()) => passed += 1,
+            Err(error) => failures += &format!("\n{} / {}: {error:#}", scenario.feature, scenario.name),
         }
     }
-    println!(
-        "conformance kit: {passed} of {} scenarios pass, {later} not supported yet",
-        outcomes.len()
-    );
+    println!("conformance kit: {passed} of {} scenarios pass", outcomes.len());
     ensure!(failures.is_empty(), "scenarios failed:{failures}");
     Ok(())
 }
@@ -80,36 +61,6 @@ fn features() -> Option<PathBuf> {
     let given = std::env::var_os("MILLRACE_SHARED").map(PathBuf::from);
     let dir = given.unwrap_or_else(|| beside.into()).join("spec/ctk/features");
     dir.is_dir().then_some(dir)
-}
-
-async fn run(client: &Client, number: usize, scenario: &Scenario) -> Outcome {
-    let definition = scenario
-        .steps
-        .first()
-        .and_then(|s| s.document.as_deref())
-        .unwrap_or_default();
-    if let Some(call) = NOT_YET.iter().find(|call| definition.contains(**call)) {
-        return not_yet(client, definition, call).await;
-    }
-    match play(client, number, scenario).await {
-        Ok(()) => Outcome::Passed,
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
-/// A call type of a later release must be refused by name, not run half.
-async fn not_yet(client: &Client, definition: &str, call: &str) -> Outcome {
-    match client.try_apply(definition).await {
-        Ok(answer) if answer.status == 422 && answer.body.to_string().contains("not supported") => {
-            Outcome::NotSupportedYet
-        }
-        Ok(answer) => Outcome::Failed(anyhow::anyhow!(
-            "`{call}` must be refused as not supported, got {}: {}",
-            answer.status,
-            answer.body
-        )),
-        Err(error) => Outcome::Failed(error),
-    }
 }
 
 #[derive(Default)]

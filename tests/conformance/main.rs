@@ -9,7 +9,7 @@ mod kit;
 
 use std::sync::Arc;
 
-use millrace_tests::{Shared, Stack, Stub};
+use millrace_tests::{Shared, Stack, Stub, authority};
 
 /// One stack for all, and the services that definitions call.
 struct World {
@@ -23,7 +23,12 @@ async fn world() -> anyhow::Result<Arc<World>> {
     WORLD
         .get(async || {
             let stub = Stub::start()?;
-            let stack = Stack::builder().worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects());
+            let login = format!(r#"{{"username":"ann","password":"{}"}}"#, authority::PASSWORD);
+            let stack = Stack::builder()
+                .worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects())
+                .worker_env("MILLRACE_SECRET_LOGIN", login)
+                .worker_env("MILLRACE_SECRET_API_KEY", "key-of-the-api")
+                .worker_env("MILLRACE_SECRET_CLIENT", authority::CLIENT_SECRET);
             Ok(World {
                 stack: stack.start().await?,
                 stub,

@@ -12,6 +12,7 @@ mod hostile;
 mod lost;
 mod ownership;
 mod quarantine;
+mod secrets;
 mod settings;
 mod telemetry;
 mod workers;

@@ -11,6 +11,7 @@
 //! - [`Stub`] is the outside world: the HTTP services that workflows call, and a receiver of traces.
 //! - [`yaml`] reads the files that say what is expected.
 
+pub mod authority;
 mod binaries;
 mod client;
 mod leash;

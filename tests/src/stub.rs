@@ -12,6 +12,9 @@
 //! | `/own/redirect` | 302 to `/own/item/7` |
 //! | `/own/text` | plain text |
 //! | `/own/big/{bytes}` | a text of that size |
+//! | `/own/openapi.yaml` | an OpenAPI 3.1 document about some of these |
+//! | `/auth/…`, `/own/bearer`, `/own/digest/…`, `/own/hash/…` | see `authority` |
+//! | `/own/refuse` | 418 with the request as body |
 //! | `/own/count/{key}` | how often `key` was called |
 //! | `/v1/traces` | takes spans (OTLP, protobuf) |
 
@@ -29,6 +32,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
+use crate::authority;
 use crate::traces::{self, Span};
 
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -48,6 +52,7 @@ struct Seen(Arc<Mutex<Inner>>);
 struct Inner {
     calls: HashMap<String, u64>,
     spans: Vec<Span>,
+    exports: Vec<u8>,
 }
 
 impl Stub {
@@ -87,6 +92,11 @@ impl Stub {
     /// How often `key` was called.
     pub fn calls(&self, key: &str) -> u64 {
         self.seen.inner().calls.get(key).copied().unwrap_or(0)
+    }
+
+    /// Exports of spans as they came: texts are readable in them.
+    pub fn exports(&self) -> Vec<u8> {
+        self.seen.inner().exports.clone()
     }
 
     /// Spans taken so far.
@@ -130,7 +140,28 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
         ["v1", "traces"] => take_spans(&seen, body).await,
+        ["v2", "swagger.json"] => json(200, authority::swagger()),
         ["v2", rest @ ..] => petstore(rest),
+        ["auth", "oauth2", "token"] => {
+            let body = axum::body::to_bytes(body, BODY_BYTES_MAX)
+                .await
+                .unwrap_or_default();
+            authority::token(&parts.headers, &body, seen.count("tokens"))
+        }
+        ["auth", ".well-known", "openid-configuration"] => authority::discovery(),
+        ["own", "openapi.yaml"] => authority::OPENAPI.into_response(),
+        ["own", "bearer"] => authority::bearer(&parts.headers),
+        ["own", "hash", name, hash] => authority::hash(&parts.headers, name, hash),
+        ["own", "refuse"] => {
+            let echo = echo(parts.method.as_str(), &path, "", &parts.headers, body).await;
+            (StatusCode::IM_A_TEAPOT, echo).into_response()
+        }
+        ["own", "digest", user] => authority::digest(
+            parts.method.as_str(),
+            &parts.uri.to_string(),
+            &parts.headers,
+            user,
+        ),
         ["basic-auth", user, password] => basic(&parts.headers, user, password),
         ["own", "item", id] => json(200, json!({"id": id})),
         ["own", "echo", ..] => {
@@ -205,14 +236,16 @@ async fn take_spans(seen: &Seen, body: Body) -> Response {
         .unwrap_or_default();
     match traces::decode(&bytes) {
         Some(spans) => {
-            seen.inner().spans.extend(spans);
+            let mut inner = seen.inner();
+            inner.spans.extend(spans);
+            inner.exports.extend_from_slice(&bytes);
             ([(header::CONTENT_TYPE, "application/x-protobuf")], "").into_response()
         }
         None => json(400, json!({"message": "not an export of spans"})),
     }
 }
 
-fn json(status: u16, body: Value) -> Response {
+pub(crate) fn json(status: u16, body: Value) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (
         status,

@@ -162,6 +162,7 @@ fn step(name: &str, n: usize) -> Step {
         progress: None,
         report: names::report_subject(PartitionId(0), "default"),
         token: String::new(),
+        late: None,
     }
 }
 

@@ -12,7 +12,10 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
+use crate::builtin::authenticate::Tokens;
+use crate::builtin::openapi::Documents;
 use crate::egress::{Egress, Http};
+use crate::secrets::{Mask, Secrets};
 
 /// One delivery of one step. Cheap to clone.
 ///
@@ -30,6 +33,8 @@ struct Inner {
     parent: Option<TraceContext>,
     /// Identity of the span that stands for this run.
     trace: Option<TraceContext>,
+    /// What this run knows and nobody else may.
+    mask: Mask,
     home: Arc<Home>,
 }
 
@@ -40,6 +45,29 @@ pub(crate) struct Home {
     /// `None` in detached contexts.
     pub(crate) publisher: Option<Publisher>,
     pub(crate) tracer: Tracer,
+    pub(crate) secrets: Secrets,
+    /// Tokens of oauth2 and oidc.
+    pub(crate) tokens: Tokens,
+    /// Descriptions of services.
+    pub(crate) documents: Documents,
+    /// Calls may refer to local files.
+    pub(crate) may_read_files: bool,
+}
+
+impl Home {
+    /// Of contexts that no worker made.
+    fn detached(egress: Egress, secrets: Secrets) -> Arc<Self> {
+        Arc::new(Self {
+            worker: "detached".into(),
+            egress,
+            publisher: None,
+            tracer: Tracer::disabled(),
+            secrets,
+            tokens: Tokens::default(),
+            documents: Documents::default(),
+            may_read_files: false,
+        })
+    }
 }
 
 /// Why a value was not saved.
@@ -81,6 +109,7 @@ impl Context {
             saved,
             parent,
             trace,
+            mask: Mask::default(),
             home,
         }))
     }
@@ -106,18 +135,17 @@ impl Context {
             progress: None,
             report: String::new(),
             token: String::new(),
+            late: None,
         };
         Self::for_step(step)
     }
 
     pub(crate) fn for_step(step: Step) -> Self {
-        let home = Home {
-            worker: "detached".into(),
-            egress: Egress::default(),
-            publisher: None,
-            tracer: Tracer::disabled(),
-        };
-        Self::new(step, 1, None, Arc::new(home))
+        Self::detached_step(step, Secrets::from_env(None))
+    }
+
+    pub(crate) fn detached_step(step: Step, secrets: Secrets) -> Self {
+        Self::new(step, 1, None, Home::detached(Egress::default(), secrets))
     }
 
     /// The same for every delivery, attempt and re-dispatch of this task in this iteration: make side effects
@@ -129,17 +157,7 @@ impl Context {
     #[cfg(test)]
     pub(crate) fn detached_with(egress: Egress) -> Self {
         let step = Self::detached("f:1.0.0", RawJson::null()).step().clone();
-        Self::new(
-            step,
-            1,
-            None,
-            Arc::new(Home {
-                worker: "detached".into(),
-                egress,
-                publisher: None,
-                tracer: Tracer::disabled(),
-            }),
-        )
+        Self::new(step, 1, None, Home::detached(egress, Secrets::from_env(None)))
     }
 
     /// Retry number of the definition, from 1.
@@ -172,7 +190,7 @@ impl Context {
         &self.0.home.worker
     }
 
-    /// The input as it came.
+    /// The input as it came: without what is filled in from secrets, which only the handler's argument holds.
     pub fn input(&self) -> &RawJson {
         &self.0.step.input
     }
@@ -212,6 +230,10 @@ impl Context {
     /// [`CheckpointError`]. While the log is unreachable or full this waits and tries again.
     pub async fn checkpoint<T: Serialize + ?Sized + Sync>(&self, value: &T) -> Result<(), CheckpointError> {
         let value = RawJson::encode(value)?;
+        let value = match self.0.mask.is_empty() {
+            true => value,
+            false => self.0.mask.data(value),
+        };
         if value.len() > limits::PAYLOAD_BYTES_MAX {
             return Err(CheckpointError::TooLarge {
                 size: value.len(),
@@ -259,6 +281,50 @@ impl Context {
     /// As [`Self::http`], with another span of the same trace as the caller.
     pub(crate) fn http_under(&self, trace: Option<TraceContext>) -> Http<'_> {
         self.0.home.egress.with(trace.or(self.0.trace))
+    }
+
+    /// A secret of this worker. From now on its texts are replaced by `***` in all that this step reports.
+    ///
+    /// # Errors
+    /// An `authorization` failure (403) that says where it was looked for.
+    pub fn secret(&self, name: &str) -> Result<serde_json::Value, Failure> {
+        let secret = self.0.home.secrets.read(name)?;
+        self.0.mask.hide_all(&secret);
+        Ok(secret)
+    }
+
+    /// From now on, replaces this text by `***` in all that this step reports, and in log lines.
+    pub fn conceal(&self, text: &str) {
+        self.0.mask.hide(text);
+    }
+
+    /// As [`Self::conceal`] for a credential of a call: in messages only, unless it comes from a secret.
+    pub(crate) fn conceal_credential(&self, text: &str, is_secret: bool) {
+        match is_secret {
+            true => self.0.mask.hide(text),
+            false => self.0.mask.hide_in_messages(text),
+        }
+    }
+
+    /// True when something in the text was concealed before.
+    pub(crate) fn knows_as_secret(&self, text: &str) -> bool {
+        self.0.mask.is_in(text)
+    }
+
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.0.mask
+    }
+
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.home.tokens
+    }
+
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.0.home.documents
+    }
+
+    pub(crate) fn may_read_files(&self) -> bool {
+        self.0.home.may_read_files
     }
 
     pub(crate) fn tracer(&self) -> &Tracer {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use millrace_common::{ErrorKind, FunctionInfo, RawJson};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Context, Failure};
+use crate::{Context, Failure, late};
 
 /// A handler's run. Never panics when polled.
 pub(crate) type Run = Pin<Box<dyn Future<Output = Result<RawJson, Failure>> + Send>>;
@@ -47,7 +48,19 @@ impl Function {
         Out: Serialize,
         Err: Into<Failure>,
     {
+        let handler = Arc::new(handler);
         let start = move |context: Context| -> Run {
+            if let Some(late) = context.step().late.clone() {
+                let (handler, filled) = (handler.clone(), late::fill(context.clone(), late));
+                return guarded(context.clone(), async move {
+                    let input = filled.await?;
+                    encode_output(
+                        &handler(context, decode_input(&input)?)
+                            .await
+                            .map_err(Into::into)?,
+                    )
+                });
+            }
             // Decoding and the call itself happen here, so that the future need not borrow the handler; panics of
             // both are caught with those of the future.
             let begun = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -56,10 +69,9 @@ impl Function {
             match begun {
                 Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
                 Ok(Err(failure)) => Box::pin(std::future::ready(Err(failure))),
-                Ok(Ok(run)) => Box::pin(
-                    AssertUnwindSafe(async move { encode_output(&run.await.map_err(Into::into)?) })
-                        .catch_unwind()
-                        .map(|ended| ended.unwrap_or_else(|panic| Err(panicked(&*panic)))),
+                Ok(Ok(run)) => guarded(
+                    context,
+                    async move { encode_output(&run.await.map_err(Into::into)?) },
                 ),
             }
         };
@@ -133,6 +145,15 @@ impl fmt::Debug for Function {
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
+}
+
+/// A run whose panics are errors, and that says nothing secret.
+fn guarded(context: Context, run: impl Future<Output = Result<RawJson, Failure>> + Send + 'static) -> Run {
+    let ended = AssertUnwindSafe(run).catch_unwind();
+    Box::pin(ended.map(move |ended| {
+        let result = ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
+        context.mask().result(result)
+    }))
 }
 
 /// Checks `name:semver` or `call:type`.

@@ -34,6 +34,8 @@ mod egress;
 mod failure;
 mod fleet;
 mod function;
+mod late;
+mod secrets;
 mod steps;
 mod worker;
 

@@ -18,10 +18,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use crate::builtin::authenticate::Tokens;
+use crate::builtin::openapi::Documents;
 use crate::context::Home;
 use crate::egress::Egress;
 use crate::fleet::Member;
 use crate::function::{Function, check_key};
+use crate::secrets::Secrets;
 use crate::steps::flights::Flights;
 use crate::steps::message::answer;
 use crate::steps::pull::Puller;
@@ -158,6 +161,10 @@ impl Running {
             egress: Egress::new(config.redirects.clone()),
             publisher: Some(publisher),
             tracer: tracer.clone(),
+            secrets: Secrets::from_env(config.secrets_dir.clone()),
+            tokens: Tokens::default(),
+            documents: Documents::default(),
+            may_read_files: config.allow.iter().any(|a| a == "file"),
         };
         let runner = Arc::new(Runner {
             nats: nats.clone(),

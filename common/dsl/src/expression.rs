@@ -140,6 +140,14 @@ impl Expression {
         }
     }
 
+    /// False when the input makes no difference to the result.
+    pub fn reads_input(&self) -> bool {
+        match &self.0.code {
+            Code::Shortcut(shortcut) => shortcut.reads_input(),
+            Code::Program(program) => program.reads_input(),
+        }
+    }
+
     /// Evaluates: no output gives `null`, one gives it, more give an array of them.
     ///
     /// `input` and `vars` must be within `limits::EXPRESSION_NODES_MAX` and `limits::VALUE_DEPTH_MAX`, which every

@@ -12,10 +12,11 @@ pub mod expression;
 pub mod model;
 mod parse;
 pub mod schema;
+pub mod secret;
 pub mod template;
 pub mod uri;
 pub mod value;
 
 pub use diagnostic::{Diagnostic, Severity, Span};
-pub use parse::{Parsed, closest, parse, unsupported};
+pub use parse::{Parsed, closest, data, parse, unsupported};
 pub use value::Value;

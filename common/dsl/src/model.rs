@@ -733,19 +733,15 @@ impl Feature {
             | Self::Container
             | Self::Script
             | Self::Shell
-            | Self::OpenApi
             | Self::Grpc
             | Self::AsyncApi
             | Self::Mcp
             | Self::A2a
             | Self::FunctionUrl
             | Self::FunctionCatalog
-            | Self::Secrets
-            | Self::Digest
-            | Self::OAuth2
-            | Self::Oidc
             | Self::LooseMode
             | Self::SchemaResource => false,
+            Self::OpenApi | Self::Secrets | Self::Digest | Self::OAuth2 | Self::Oidc => true,
         }
     }
 }

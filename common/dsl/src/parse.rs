@@ -32,7 +32,7 @@ use self::core::Parser;
 pub use self::keys::closest;
 use self::source::Source;
 use crate::model::Document;
-use crate::{Diagnostic, Severity, Span};
+use crate::{Diagnostic, Severity, Span, Value};
 
 /// A definition that passed every check.
 #[derive(Clone, Debug)]
@@ -72,6 +72,20 @@ pub fn parse(source: &str) -> Result<Parsed, Vec<Diagnostic>> {
         }),
         _ => Err(faults),
     }
+}
+
+/// Reads any text in YAML 1.2 or JSON as data, within the bounds of definitions but for their length.
+///
+/// # Errors
+/// The first fault of the text: syntax, duplicate keys, depth, aliases that stand for too much.
+pub fn data(source: &str) -> Result<Value, Diagnostic> {
+    let source = Source::new(source);
+    let mut faults = Vec::new();
+    let root = yaml::read(&source, &mut faults).map_err(|fatal| *fatal)?;
+    let fault = in_order(faults)
+        .into_iter()
+        .find(|f| f.severity == Severity::Error);
+    fault.map_or(Ok(root.value), Err)
 }
 
 /// What a document uses that this build does not execute yet: parsed and checked, but refused at deployment.

@@ -6,7 +6,7 @@
 use millrace_common::{ErrorKind, Problem, limits};
 
 use crate::expression::{EvalEnv, Expression};
-use crate::{Value, value};
+use crate::{Value, secret, value};
 
 /// A value with expressions at some of its places. Parts without any are literals: [`Self::array`] and
 /// [`Self::object`] fold them.
@@ -20,6 +20,15 @@ pub enum Template {
     Array(Vec<Self>),
     /// An object with a computed part, in the order of the source.
     Object(Vec<(String, Self)>),
+}
+
+/// A place of a template that only a worker can evaluate.
+#[derive(Clone, Debug)]
+pub struct Place<'t> {
+    /// JSON Pointer.
+    pub at: String,
+    /// What stands there.
+    pub expression: &'t Expression,
 }
 
 impl Template {
@@ -87,6 +96,66 @@ impl Template {
                 .map_err(|e| Problem::new(ErrorKind::Expression, e.to_string()))?;
         }
         Ok(result)
+    }
+
+    /// As [`Self::evaluate`], but leaves out the expressions that only a worker can evaluate ([`secret::is_late`]):
+    /// gives `null` at their places, and the places as JSON Pointers below `at`.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_early<'t>(
+        &'t self,
+        at: &str,
+        input: &Value,
+        lookup: &mut dyn FnMut(&str) -> Option<Value>,
+        env: &EvalEnv,
+    ) -> Result<(Value, Vec<Place<'t>>), Problem> {
+        let mut places = Vec::new();
+        self.find_late(&mut at.to_owned(), &mut places);
+        let value = match places.is_empty() {
+            true => self.evaluate(input, lookup, env)?,
+            false => self.without_late().evaluate(input, lookup, env)?,
+        };
+        Ok((value, places))
+    }
+
+    fn find_late<'t>(&'t self, at: &mut String, places: &mut Vec<Place<'t>>) {
+        let length = at.len();
+        match self {
+            Self::Expression(expression) if secret::is_late(expression) => {
+                let at = at.clone();
+                places.push(Place { at, expression });
+            }
+            Self::Literal(_) | Self::Expression(_) => {}
+            Self::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    at.push_str(&format!("/{index}"));
+                    item.find_late(at, places);
+                    at.truncate(length);
+                }
+            }
+            Self::Object(members) => {
+                for (key, member) in members {
+                    at.push('/');
+                    at.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                    member.find_late(at, places);
+                    at.truncate(length);
+                }
+            }
+        }
+    }
+
+    /// The same with `null` for what only a worker can evaluate.
+    fn without_late(&self) -> Self {
+        match self {
+            Self::Expression(e) if secret::is_late(e) => Self::Literal(Value::Null),
+            Self::Literal(_) | Self::Expression(_) => self.clone(),
+            Self::Array(items) => Self::Array(items.iter().map(Self::without_late).collect()),
+            Self::Object(members) => {
+                let member = |(key, t): &(String, Self)| (key.clone(), t.without_late());
+                Self::Object(members.iter().map(member).collect())
+            }
+        }
     }
 
     fn fill(
@@ -176,6 +245,42 @@ mod tests {
             template.expressions().map(Expression::source).collect::<Vec<_>>(),
             [".a", ".b", ".c"]
         );
+    }
+
+    #[test]
+    fn what_uses_secrets_is_left_to_the_worker() {
+        let scope = Scope(vec!["secrets".into(), "authorization".into()]);
+        let late = |source: &str| Template::Expression(Expression::compile(source, &scope).unwrap());
+        let template = Template::object(vec![
+            ("a/b".into(), Template::array(vec![text("x"), late("$secrets.k")])),
+            ("c".into(), expression(".id")),
+            ("d".into(), late("$authorization.scheme + .x")),
+        ]);
+        let input = value::parse(r#"{"id":7}"#).unwrap();
+        let (found, places) = template
+            .evaluate_early("/with", &input, &mut |_| None, &EvalEnv::at(0))
+            .unwrap();
+        assert_eq!(
+            value::to_json_string(&found),
+            r#"{"a/b":["x",null],"c":7,"d":null}"#
+        );
+        let part = |p: &Place<'_>| {
+            (
+                p.at.clone(),
+                p.expression.source().to_owned(),
+                p.expression.reads_input(),
+            )
+        };
+        let found: Vec<_> = places.iter().map(part).collect();
+        let expected = [
+            ("/with/a~1b/1".to_owned(), "$secrets.k".to_owned(), false),
+            (
+                "/with/d".to_owned(),
+                "$authorization.scheme + .x".to_owned(),
+                true,
+            ),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

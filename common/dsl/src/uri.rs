@@ -69,6 +69,27 @@ impl UriTemplate {
         Ok(out)
     }
 
+    /// The jq expression that does what [`Self::expand`] does with its input.
+    pub fn as_expression(&self) -> String {
+        let quoted = |text: &str| value::to_json_string(&value::string(text));
+        let part = |part: &Part| match part {
+            Part::Text(text) => quoted(text),
+            Part::Variables(names) => {
+                let members: Vec<String> = names.iter().map(|name| format!(".[{}]?", quoted(name))).collect();
+                let fault = quoted(&format!("a variable in `{}` must be a scalar", self.source));
+                format!(
+                    "([{}] | map(values | if type == \"array\" or type == \"object\" then error({fault}) else \
+                     (tostring | @uri) end) | join(\",\"))",
+                    members.join(", ")
+                )
+            }
+        };
+        match self.parts.as_slice() {
+            [] => quoted(""),
+            parts => parts.iter().map(part).collect::<Vec<_>>().join(" + "),
+        }
+    }
+
     fn variables(&self, names: &[String], input: &Value, out: &mut String) -> Result<(), Problem> {
         let mut separator = "";
         for name in names {
@@ -151,6 +172,41 @@ mod tests {
         ] {
             assert_eq!(expand(template).unwrap(), expected, "{template}");
         }
+    }
+
+    #[test]
+    fn the_expression_does_the_same() {
+        use crate::expression::{EvalEnv, Expression, Scope};
+        let data = value::parse(DATA).unwrap();
+        for template in [
+            "https://x.y/{id}",
+            "/{pet.id}/{name}",
+            "/{flag}/{missing}/{none}/",
+            "/{id,flag,missing}",
+            "",
+            "\\(.id)",
+        ] {
+            let template = UriTemplate::parse(template).unwrap();
+            let source = template.as_expression();
+            let expression = Expression::compile(&source, &Scope::default()).unwrap();
+            let found = expression.evaluate(&data, &[], &EvalEnv::at(0)).unwrap();
+            assert_eq!(
+                value::as_str(&found),
+                Some(template.expand(&data).unwrap().as_str()),
+                "{source}"
+            );
+            let empty = expression
+                .evaluate(&value::number_i64(1), &[], &EvalEnv::at(0))
+                .unwrap();
+            assert_eq!(
+                value::as_str(&empty),
+                Some(template.expand(&value::number_i64(1)).unwrap().as_str()),
+                "{source}"
+            );
+        }
+        let source = UriTemplate::parse("/{tags}").unwrap().as_expression();
+        let expression = Expression::compile(&source, &Scope::default()).unwrap();
+        assert!(expression.evaluate(&data, &[], &EvalEnv::at(0)).is_err());
     }
 
     #[test]

@@ -812,11 +812,8 @@ use:
 do:
 - a: { listen: { to: { any: [] } } }
 - b: { run: { shell: { command: ls } } }
-- c: { call: openapi, with: { document: { endpoint: 'https://x.y' }, operationId: f } }
 - d: { call: 'f:1.0.0@c' }
 - e: { call: 'https://x.y/f.yaml' }
-- f: { set: { x: '${ $secrets.s }' } }
-- g: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { digest: { use: s } } } } }
 - h: { set: { x: 1 }, input: { schema: { resource: { endpoint: 'https://x.y' } } } }
 - i: { run: { container: { image: x } } }
 - j: { run: { script: { language: js, code: x } } }
@@ -828,15 +825,11 @@ do:
             "3:13 `evaluate.mode: loose` is not supported yet",
             "9:8 `listen` is not supported yet",
             "10:15 `run: shell` is not supported yet",
-            "11:8 `call: openapi` is not supported yet",
-            "12:8 a function of another catalog is not supported yet",
-            "13:8 a function by URL is not supported yet",
-            "14:18 a secret is not supported yet",
-            "15:91 `digest` authentication is not supported yet",
-            "15:101 a secret is not supported yet",
-            "16:42 a schema by `resource` is not supported yet",
-            "17:15 `run: container` is not supported yet",
-            "18:15 `run: script` is not supported yet",
+            "11:8 a function of another catalog is not supported yet",
+            "12:8 a function by URL is not supported yet",
+            "13:42 a schema by `resource` is not supported yet",
+            "14:15 `run: container` is not supported yet",
+            "15:15 `run: script` is not supported yet",
         ]
     );
 }
@@ -844,6 +837,7 @@ do:
 #[test]
 fn what_is_executed() {
     let source = "use:
+  secrets: [ s ]
   functions: { f: { set: { x: 1 } } }
   retries: { r: { delay: PT1S, limit: { attempt: { count: 1 } } } }
   errors: { e: { type: 'https://x.y', status: 400 } }
@@ -861,6 +855,11 @@ do:
 - h: { call: 'f:1.0.0@default' }
 - i: { run: { workflow: { namespace: a, name: b, version: 1.0.0 } } }
 - j: { emit: { event: { with: { type: x } } } }
+- c2: { call: openapi, with: { document: { endpoint: 'https://x.y' }, operationId: f } }
+- k: { call: http, with: { method: get, endpoint: 'https://x.y', headers: { x: '${ $secrets.s }' } } }
+- l: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { digest: { use: s } } } } }
+- m: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { oauth2: { use: s } } } } }
+- n: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { oidc: { use: s } } } } }
 ";
     assert_eq!(pending(source), [""; 0]);
     assert_eq!(warnings(source), [""; 0]);

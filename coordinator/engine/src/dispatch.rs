@@ -36,6 +36,7 @@ pub(crate) fn message(
         attempt: frame.attempt,
         generation: step.generation,
         input: step.arguments.raw().clone(),
+        late: step.late.as_deref().cloned(),
         deadline_ms: step.deadline_ms,
         progress: step.progress.clone(),
         definition: plan.definition().to_owned(),

@@ -1,7 +1,7 @@
 //! What an activation wants done, as data. Effects leave only after the commit that holds their cause.
 
 use bytes::Bytes;
-use millrace_common::{InstanceKey, RawJson, RecordBody, Reply, TimerId};
+use millrace_common::{InstanceKey, Late, RawJson, RecordBody, Reply, TimerId};
 
 /// Result of one `apply`.
 #[derive(Clone, Debug, Default)]
@@ -134,6 +134,8 @@ pub struct Dispatch {
     pub generation: u32,
     /// Evaluated input.
     pub input: RawJson,
+    /// What the worker fills in.
+    pub late: Option<Late>,
     /// Unix ms.
     pub deadline_ms: Option<i64>,
     /// Last saved progress.

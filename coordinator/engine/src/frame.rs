@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_common::{InstanceKey, Problem, RawJson, TimerId};
+use millrace_common::{InstanceKey, Late, Problem, RawJson, TimerId};
 use millrace_dsl::model::Flow;
 
 use crate::data::Data;
@@ -174,6 +174,8 @@ pub(crate) struct StepState {
     pub(crate) function: Arc<str>,
     /// Evaluated input.
     pub(crate) arguments: Data,
+    /// What a worker fills in.
+    pub(crate) late: Option<Arc<Late>>,
     pub(crate) generation: u32,
     pub(crate) deadline_ms: Option<i64>,
     /// Who was last heard of running it, and in which delivery.
@@ -272,6 +274,13 @@ impl Parts {
 
     pub(crate) const fn add(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+}
+
+impl StepState {
+    /// Bytes of what goes to the worker as input.
+    pub(crate) fn input_bytes(&self) -> usize {
+        self.arguments.raw().len() + self.late.as_ref().map_or(0, |late| late.len())
     }
 }
 

@@ -13,7 +13,7 @@ use millrace_dsl::model::{
     FunctionTarget, HttpCall, Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
 };
 use millrace_dsl::template::Template;
-use millrace_dsl::{Value, value};
+use millrace_dsl::{Value, secret, value};
 
 /// Where `apply` finds definitions. The shell answers from a cache that it filled before.
 pub trait Definitions {
@@ -211,7 +211,7 @@ fn root(document: &Document) -> Node {
         queue: None,
         action: Action::Do(List::default()),
         extensions: Vec::new(),
-        source: document.source.clone(),
+        source: secret::redacted(&document.source),
     }
 }
 
@@ -397,6 +397,6 @@ fn shell(task: &Task) -> Node {
         queue: task.settings.queue.clone(),
         action: Action::Do(List::default()),
         extensions: Vec::new(),
-        source: task.source.clone(),
+        source: secret::redacted(&task.source),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 
-use millrace_common::{ErrorKind, Problem, limits};
+use millrace_common::{ErrorKind, Hole, Late, Problem, limits};
 use millrace_dsl::duration::Duration;
 use millrace_dsl::expression::{EvalEnv, Expression};
 use millrace_dsl::model::DurationValue;
-use millrace_dsl::template::Template;
-use millrace_dsl::{Value, value};
+use millrace_dsl::template::{Place, Template};
+use millrace_dsl::{Value, secret, value};
 
 use crate::data::Data;
 use crate::frame::{Body, FrameId, Phase};
@@ -69,6 +69,42 @@ impl Scope<'_> {
         self.metered(|env| template.evaluate(input, &mut |name| self.variable(name), env))
     }
 
+    /// Evaluates a template for a step, except for what uses secrets: a worker fills that in. Places are below `at`.
+    pub(crate) fn early<'t>(
+        &self,
+        at: &str,
+        template: &'t Template,
+        input: &Value,
+    ) -> Result<(Value, Vec<Place<'t>>), Problem> {
+        self.metered(|env| template.evaluate_early(at, input, &mut |name| self.variable(name), env))
+    }
+
+    /// What a worker needs to fill in the places that were left out.
+    pub(crate) fn late(&self, places: &[Place<'_>], input: &Data) -> Option<Late> {
+        let used = || places.iter().flat_map(|place| place.expression.variables());
+        let early = used().filter(|v| !secret::LATE_VARIABLES.contains(&v.as_str()));
+        let declared = &self.plan.document.uses.secrets;
+        let hole = |place: &Place<'_>| Hole {
+            at: place.at.clone(),
+            expression: place.expression.source().to_owned(),
+            secrets: secret::names(place.expression.source(), declared),
+        };
+        let reads_input = places.iter().any(|place| place.expression.reads_input());
+        (!places.is_empty()).then(|| Late {
+            input: reads_input.then(|| input.raw().clone()),
+            variables: early
+                .map(|name| {
+                    (
+                        name.clone(),
+                        value::to_raw(&self.variable(name).unwrap_or_default()),
+                    )
+                })
+                .collect(),
+            now_ms: self.now_ms,
+            holes: places.iter().map(hole).collect(),
+        })
+    }
+
     /// Evaluates a template that must yield a text.
     pub(crate) fn text(&self, template: &Template, input: &Value, what: &str) -> Result<String, Problem> {
         let found = self.template(template, input)?;
@@ -89,22 +125,23 @@ impl Scope<'_> {
 
     /// Evaluates with little fuel first, and with more when that fails: so it is known what an expression costs, and a
     /// thousand long ones do not run in one activation. Trying again costs a tenth at most.
-    fn metered(&self, evaluate: impl Fn(&EvalEnv) -> Result<Value, Problem>) -> Result<Value, Problem> {
-        let mut last = None;
-        for (fuel, tasks) in EFFORTS {
-            let found = evaluate(&EvalEnv {
+    fn metered<T>(&self, evaluate: impl Fn(&EvalEnv) -> Result<T, Problem>) -> Result<T, Problem> {
+        let [less @ .., most] = EFFORTS;
+        let attempt = |fuel| {
+            evaluate(&EvalEnv {
                 fuel,
                 ..EvalEnv::at(self.now_ms)
-            });
-            if found.is_ok() {
-                self.effort.set(self.effort.get().saturating_add(tasks));
-                return found;
+            })
+        };
+        let spend = |tasks| self.effort.set(self.effort.get().saturating_add(tasks));
+        for (fuel, tasks) in less {
+            if let Ok(found) = attempt(fuel) {
+                spend(tasks);
+                return Ok(found);
             }
-            last = Some(found);
         }
-        self.effort
-            .set(self.effort.get().saturating_add(EFFORTS[EFFORTS.len() - 1].1));
-        last.unwrap_or_else(|| Ok(Value::default()))
+        spend(most.1);
+        attempt(most.0)
     }
 
     fn variable(&self, name: &str) -> Option<Value> {
@@ -164,7 +201,7 @@ impl Scope<'_> {
     fn workflow(&self) -> Value {
         value::object([
             ("id", value::string(self.instance.key.id())),
-            ("definition", self.plan.document.source.clone()),
+            ("definition", self.plan.root().source.clone()),
             ("input", self.instance.input.value().clone()),
             ("startedAt", time::descriptor(self.instance.header.started_ms)),
         ])

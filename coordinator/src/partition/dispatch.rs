@@ -160,6 +160,7 @@ impl Dispatcher {
             progress: d.progress,
             report: names::report_subject(self.partition, queue),
             token: String::new(),
+            late: d.late,
         }
     }
 

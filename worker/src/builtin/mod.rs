@@ -1,7 +1,9 @@
 //! What the stock worker can run.
 
+pub(crate) mod authenticate;
 mod demo;
-mod http;
+pub(crate) mod http;
+pub(crate) mod openapi;
 
 use crate::Function;
 
@@ -12,5 +14,6 @@ pub(crate) fn functions() -> Vec<Function> {
         Function::new("sleep:1.0.0", demo::sleep),
         Function::new("flaky:1.0.0", demo::flaky),
         Function::new("call:http", http::call),
+        Function::new("call:openapi", openapi::call),
     ]
 }

@@ -365,6 +365,7 @@ pub(crate) fn step(key: &str, function: &str, input: &str) -> Step {
         progress: None,
         report: names::report_subject(PartitionId(0), QUEUE),
         token: "token".into(),
+        late: None,
     }
 }
 

@@ -36,6 +36,8 @@ const MESSAGE_BYTES: usize = 1000;
 pub(super) struct Program {
     filter: jaq_core::Filter<Language>,
     variables: Vec<String>,
+    /// False when the input makes no difference.
+    reads_input: bool,
 }
 
 /// Why an evaluation gave no value.
@@ -74,6 +76,11 @@ impl Program {
     /// The variables used, without `$`, in the order in which [`Self::run`] takes their values.
     pub(super) fn variables(&self) -> &[String] {
         &self.variables
+    }
+
+    /// See [`super::Expression::reads_input`].
+    pub(super) const fn reads_input(&self) -> bool {
+        self.reads_input
     }
 
     /// Evaluates; no output is `null`, several are an array.
@@ -142,6 +149,7 @@ fn compile(source: &str, scope: &Scope) -> Result<Program, CompileError> {
     let term = parsed(source)?;
     let usage = Usage::of(&term);
     let variables = variables(source, &usage, scope)?;
+    let reads_input = usage.reads_input;
     if let Some((name, _)) = usage.calls.iter().find(|(name, _)| name.starts_with("__")) {
         return Err(error(
             offset(source, name),
@@ -169,7 +177,11 @@ fn compile(source: &str, scope: &Scope) -> Result<Program, CompileError> {
         .with_funs(natives::all().filter(|(name, _, _)| needed(name)))
         .with_global_vars(globals.iter().map(String::as_str));
     match compiler.compile(loaded) {
-        Ok(filter) => Ok(Program { filter, variables }),
+        Ok(filter) => Ok(Program {
+            filter,
+            variables,
+            reads_input,
+        }),
         Err(files) => {
             let first = files.into_iter().flat_map(|(_, errors)| errors).next();
             Err(first.map_or_else(

@@ -57,6 +57,11 @@ impl Shortcut {
         }
     }
 
+    /// True when it starts from the input.
+    pub(super) const fn reads_input(&self) -> bool {
+        matches!(self, Self::Path(Root::Input, _))
+    }
+
     /// The value, or the message of jaq's error.
     pub(super) fn evaluate(&self, input: &Value, vars: &[Value]) -> Result<Value, String> {
         static NULL: Value = Val::Null;

@@ -16,6 +16,8 @@ pub(super) struct Usage<'s> {
     pub(super) calls: BTreeSet<Call<'s>>,
     /// Free variables with their `$`, each where it occurs in the source.
     pub(super) variables: Vec<&'s str>,
+    /// It may look at its input.
+    pub(super) reads_input: bool,
     /// Variables that are bound where the walk is.
     bound: Vec<&'s str>,
 }
@@ -37,8 +39,10 @@ impl<'s> Usage<'s> {
 
     fn term(&mut self, term: &Term<&'s str>) {
         match term {
-            Term::Id | Term::Recurse | Term::Num(_) | Term::Break(_) | Term::Arr(None) => {}
+            Term::Id | Term::Recurse => self.reads_input = true,
+            Term::Num(_) | Term::Break(_) | Term::Arr(None) => {}
             Term::Str(format, parts) => {
+                self.reads_input |= format.is_some();
                 self.calls.extend(format.map(|f| (f, 0)));
                 self.parts(parts);
             }
@@ -76,6 +80,7 @@ impl<'s> Usage<'s> {
                 self.term(t);
             }
             Term::Call(name, args) => {
+                self.reads_input = true;
                 self.calls.insert((name, args.len()));
                 args.iter().for_each(|t| self.term(t));
             }

@@ -42,15 +42,28 @@ impl Parser<'_> {
             _ => {}
         }
         if let Some(secret) = scheme.node.get("use") {
-            return self.secret_policy(scheme, secret, &at);
+            return self.secret_policy(scheme, secret, &at, vars);
         }
         self.scheme(scheme, &at, vars)
     }
 
-    fn secret_policy(&mut self, scheme: &Entry, secret: &Entry, at: &At<'_>) -> Option<Authentication> {
+    fn secret_policy(
+        &mut self,
+        scheme: &Entry,
+        secret: &Entry,
+        at: &At<'_>,
+        vars: &Vars,
+    ) -> Option<Authentication> {
         self.fields(&scheme.node, at, "a policy from a secret", &["use"])?;
         let at = at.entry(secret);
         self.note(Feature::Secrets, &at);
+        if !vars.late {
+            let fault = at.error_in(
+                &secret.node,
+                "a secret cannot be used here: only workers have secrets",
+            );
+            self.report(fault.hint("use it in the authentication of a call"));
+        }
         let name = self.constant(&secret.node, &at, "the name of a secret")?;
         if !self.uses.secrets.contains(name) {
             let hint = self.suggest(

@@ -45,6 +45,9 @@ impl Parser<'_> {
         let with = task.get("with");
         if !BUILT_IN.contains(&name) {
             let target = self.function_target(name, node, &here, env);
+            // Others than the fleet's are tasks: their input is stored.
+            let late = matches!(target, Some(FunctionTarget::Fleet(_)) | None);
+            let vars = if late { &vars.filled_in_late() } else { vars };
             let arguments = with.and_then(|e| self.arguments(e, &at.entry(e), vars));
             return Some(Call::Function(FunctionCall {
                 target: target?,
@@ -53,7 +56,7 @@ impl Parser<'_> {
         }
         let what = format!("a `call: {name}` task");
         let with = self.required(task, at, &what, "with")?;
-        let at = at.entry(with);
+        let (at, vars) = (at.entry(with), &vars.filled_in_late());
         match name {
             "http" => self.http(&with.node, &at, vars).map(Call::Http),
             "asyncapi" => self

@@ -12,8 +12,9 @@ use super::source::Source;
 use super::uses::Index;
 use crate::expression::{CompileError, Expression, strip};
 use crate::model::{Construct, Feature, FunctionUse};
+use crate::secret::LATE_VARIABLES;
 use crate::template::Template;
-use crate::{Diagnostic, Severity, Value};
+use crate::{Diagnostic, Severity, Value, secret};
 
 /// Errors, and warnings, kept of one document. A text that is no definition at all could have one for every line.
 pub(super) const FAULTS_MAX: usize = 500;
@@ -374,6 +375,13 @@ impl<'a> Parser<'a> {
             let fault = at.warning_in(node, "`$output` in `output.as` is the raw output");
             self.report(fault.hint("it is the same as `.`, and other runtimes do not have it"));
         }
+        if !vars.late
+            && let Some(late) = LATE_VARIABLES.into_iter().find(|v| uses(v))
+        {
+            let message = format!("`${late}` cannot be used here: what it is used for would be stored");
+            let hint = "use it in `with` of a call, or in environment, arguments or stdin of a process";
+            self.report(at.error_in(node, message).hint(hint));
+        }
         if uses("secrets") {
             self.note(Feature::Secrets, &at.on(node));
             self.check_secret_names(expression.source(), node, at, offset);
@@ -381,7 +389,7 @@ impl<'a> Parser<'a> {
     }
 
     fn check_secret_names(&mut self, source: &str, node: &Node, at: &At<'_>, offset: usize) {
-        for (start, name) in scope::secret_names(source) {
+        for (start, name) in secret::named(source) {
             if !self.uses.secrets.contains(name) {
                 let hint = self.suggest(
                     name,

@@ -105,6 +105,8 @@ impl Locals<'_> {
 pub(super) struct Vars {
     pub(super) position: Position,
     pub(super) scope: Scope,
+    /// What is computed here goes to a worker and is stored nowhere: secrets may be used.
+    pub(super) late: bool,
 }
 
 impl Vars {
@@ -120,6 +122,15 @@ impl Vars {
         Self {
             position,
             scope: Scope(names),
+            late: false,
+        }
+    }
+
+    /// The same where a worker fills in what uses secrets.
+    pub(super) fn filled_in_late(&self) -> Self {
+        Self {
+            late: true,
+            ..self.clone()
         }
     }
 
@@ -156,19 +167,6 @@ pub(super) fn hint(source: &str, error: &CompileError, vars: &Vars, stripped: us
             Some(close) => format!("did you mean `${close}`?"),
             None => format!("variables here: {}", legal.join(", ")),
         },
-    })
-}
-
-/// Names in `$secrets.name` and `$secrets["name"]`, with the offset of the variable.
-pub(super) fn secret_names(source: &str) -> impl Iterator<Item = (usize, &str)> {
-    source.match_indices("$secrets").filter_map(|(at, token)| {
-        let rest = source[at + token.len()..].trim_start();
-        if let Some(quoted) = rest.strip_prefix("[\"").or_else(|| rest.strip_prefix(".\"")) {
-            return quoted.split_once('"').map(|(name, _)| (at, name));
-        }
-        let name = rest.strip_prefix('.')?;
-        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
-        Some((at, &name[..end.unwrap_or(name.len())])).filter(|(_, name)| !name.is_empty())
     })
 }
 

@@ -5,8 +5,10 @@ use super::node::{At, Data, Entry, Node};
 use super::scope::Vars;
 use super::uses::Kind;
 use crate::Value;
+use crate::expression::{Expression, strip};
 use crate::model::DurationValue;
 use crate::template::Template;
+use crate::uri::UriTemplate;
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,8 @@ pub(super) enum Shape {
     Elsewhere,
     /// A closed object.
     Object(&'static Keys),
+    /// Goes to a worker, which fills in secrets.
+    Late(&'static Self),
 }
 
 /// Keys of a closed object.
@@ -73,7 +77,7 @@ impl Parser<'_> {
             Shape::Text => Some(self.text_template(node, at, vars, true)),
             Shape::Uri => {
                 self.check_uri(node, at);
-                Some(self.text_template(node, at, vars, true))
+                Some(self.uri_template(node, at, vars))
             }
             Shape::Code => Some(self.text_template(node, at, vars, false)),
             Shape::Integer(min, max) => self.integer(node, at, *min, *max).and_then(|_| literal()),
@@ -102,6 +106,33 @@ impl Parser<'_> {
             }
             Shape::Elsewhere => literal(),
             Shape::Object(keys) => self.shaped_keys(node, at, keys, vars),
+            Shape::Late(shape) => self.shaped(node, at, shape, &vars.filled_in_late()),
+        }
+    }
+
+    /// A URI template, or an expression. Templates become the expression that expands them: whoever gets the value gets a
+    /// URI.
+    fn uri_template(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Template {
+        let text = node
+            .text()
+            .filter(|t| strip(t).is_none() && t.contains(['{', '}']));
+        let Some(text) = text else {
+            return self.text_template(node, at, vars, false);
+        };
+        let template = match UriTemplate::parse(text) {
+            Ok(template) => template.as_expression(),
+            Err((offset, message)) => {
+                let span = self.source.place(node, offset);
+                self.report(crate::Diagnostic::error(at.pointer(), span, message));
+                return Template::Literal(Value::Null);
+            }
+        };
+        match Expression::compile(&template, &vars.scope) {
+            Ok(expression) => Template::Expression(expression),
+            Err(e) => {
+                self.report(at.error_in(node, format!("the URI template is too long: {}", e.message)));
+                Template::Literal(Value::Null)
+            }
         }
     }
 
@@ -170,12 +201,13 @@ impl Parser<'_> {
     /// As the value is, with references to authentications replaced by what they refer to.
     fn endpoint_template(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Template {
         let Some(entries) = node.entries() else {
-            return self.text_template(node, at, vars, false);
+            return self.uri_template(node, at, vars);
         };
         let member = |e: &Entry| {
             let at = at.entry(e);
             let template = match e.key.as_str() {
                 "authentication" => self.authentication_template(&e.node, &at, vars),
+                "name" => self.text_template(&e.node, &at, vars, false),
                 _ => self.endpoint_template(&e.node, &at, vars),
             };
             (e.key.clone(), template)
@@ -417,9 +449,9 @@ pub(super) const CONTAINER: Shape = Shape::Object(&Keys {
         ("command", Shape::Code),
         ("ports", Shape::ScalarMap),
         ("volumes", Shape::ScalarMap),
-        ("environment", Shape::ScalarMap),
-        ("stdin", Shape::Text),
-        ("arguments", Shape::Texts),
+        ("environment", Shape::Late(&Shape::ScalarMap)),
+        ("stdin", Shape::Late(&Shape::Text)),
+        ("arguments", Shape::Late(&Shape::Texts)),
         (
             "lifetime",
             Shape::Object(&Keys {
@@ -444,9 +476,9 @@ pub(super) const SCRIPT: Shape = Shape::Object(&Keys {
         ("language", Shape::Text),
         ("code", Shape::Code),
         ("source", Shape::Resource),
-        ("stdin", Shape::Text),
-        ("arguments", Shape::Texts),
-        ("environment", Shape::ScalarMap),
+        ("stdin", Shape::Late(&Shape::Text)),
+        ("arguments", Shape::Late(&Shape::Texts)),
+        ("environment", Shape::Late(&Shape::ScalarMap)),
     ],
     one_of: &[&["code", "source"]],
 });
@@ -456,9 +488,9 @@ pub(super) const SHELL: Shape = Shape::Object(&Keys {
     required: &["command"],
     keys: &[
         ("command", Shape::Code),
-        ("stdin", Shape::Text),
-        ("arguments", Shape::Texts),
-        ("environment", Shape::ScalarMap),
+        ("stdin", Shape::Late(&Shape::Text)),
+        ("arguments", Shape::Late(&Shape::Texts)),
+        ("environment", Shape::Late(&Shape::ScalarMap)),
     ],
     one_of: &[],
 });
@@ -513,9 +545,9 @@ const ENDPOINTS: Shape = Shape::Object(&Keys {
     what: "`endpoints`",
     required: &[],
     keys: &[
-        ("token", Shape::Text),
-        ("revocation", Shape::Text),
-        ("introspection", Shape::Text),
+        ("token", Shape::Uri),
+        ("revocation", Shape::Uri),
+        ("introspection", Shape::Uri),
     ],
     one_of: &[],
 });

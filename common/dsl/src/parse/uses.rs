@@ -249,7 +249,7 @@ impl<'a> Parser<'a> {
                     continue;
                 }
                 self.declared(kind, entry, |p, at| match kind {
-                    Kind::Authentication => _ = p.policy(&entry.node, at, &vars),
+                    Kind::Authentication => _ = p.policy(&entry.node, at, &vars.filled_in_late()),
                     Kind::Error => _ = p.error_template(&entry.node, at, &vars),
                     Kind::Retry => _ = p.retry_policy(&entry.node, at, &env),
                     _ => _ = p.timeout_policy(&entry.node, at, &vars),

@@ -123,6 +123,8 @@ pub struct WorkerConfig {
     pub drain: Duration,
     /// Where HTTP calls really go.
     pub redirects: Redirects,
+    /// Directory of secrets, one file or directory each.
+    pub secrets_dir: Option<PathBuf>,
     /// Dangerous call types that are allowed.
     pub allow: Vec<String>,
     /// Unconfirmed messages of one sender.
@@ -188,6 +190,7 @@ impl WorkerConfig {
             slots: r.bounded("MILLRACE_SLOTS", "1 to 4096", |n| (1..=4096).contains(n)),
             drain: r.get("MILLRACE_DRAIN"),
             redirects: r.optional("MILLRACE_HTTP_REDIRECTS").unwrap_or_default(),
+            secrets_dir: r.optional("MILLRACE_SECRETS_DIR"),
             allow: allow(&mut r),
             publish_in_flight: publish_in_flight(&mut r),
         };
@@ -306,8 +309,11 @@ fn allow(r: &mut Reader<'_>) -> Vec<String> {
     const NAME: &str = "MILLRACE_ALLOW";
     let allow = r.optional(NAME).map_or_else(Vec::new, |l: List| l.0);
     for name in &allow {
-        if !["shell", "script", "container"].contains(&name.as_str()) {
-            r.fault(NAME, format!("`{name}` is not one of shell, script, container"));
+        if !["shell", "script", "container", "file"].contains(&name.as_str()) {
+            r.fault(
+                NAME,
+                format!("`{name}` is not one of shell, script, container, file"),
+            );
         }
     }
     allow

@@ -40,6 +40,11 @@ const BOTH: &str = "coordinator, worker";
 const COORDINATOR: &str = "coordinator";
 const WORKER: &str = "worker";
 
+/// Variables with this prefix hold secrets of workers.
+const SECRET_PREFIX: &str = "MILLRACE_SECRET_";
+/// Stands for all of them.
+const SECRET_EXAMPLE: &str = "MILLRACE_SECRET_<NAME>";
+
 /// All variables, grouped as in `docs/reference/config.md`.
 pub const VARS: &[Var] = &[
     // Servers.
@@ -221,11 +226,25 @@ pub const VARS: &[Var] = &[
         "Sends HTTP calls for a host (`host` or `host:port`) to another base URL: egress gateways and tests.",
     ),
     var(
+        "MILLRACE_SECRETS_DIR",
+        "",
+        "path",
+        WORKER,
+        "Directory of secrets: one file each, or a directory each with one file a key, as Kubernetes mounts them.",
+    ),
+    var(
+        SECRET_EXAMPLE,
+        "",
+        "text, or object in JSON",
+        WORKER,
+        "A secret: its name in capitals, with `_` for everything but letters and digits. Wins over a file of that name.",
+    ),
+    var(
         "MILLRACE_ALLOW",
         "",
         "names, comma separated",
         WORKER,
-        "Dangerous call types that this worker may run: shell, script, container.",
+        "Dangerous things that this worker may do: run shell, script, container; read documents from `file:` addresses (file).",
     ),
     // All processes.
     var(
@@ -336,9 +355,10 @@ pub fn unknown_names(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let is_ours = |n: &String| n.starts_with("MILLRACE_");
     // Tests and tools of the project use these prefixes for their own switches.
     let is_tool = |n: &String| n.starts_with("MILLRACE_TEST_") || n == "MILLRACE_SHARED";
+    let is_secret = |n: &String| n.starts_with(SECRET_PREFIX);
     names
         .into_iter()
-        .filter(|n| is_ours(n) && !is_tool(n) && VARS.iter().all(|v| v.name != n))
+        .filter(|n| is_ours(n) && !is_tool(n) && !is_secret(n) && VARS.iter().all(|v| v.name != n))
         .collect()
 }
 
@@ -357,7 +377,14 @@ mod tests {
 
     #[test]
     fn misspelt_names_are_found() {
-        let names = ["MILLRACE_SLOT", "MILLRACE_SLOTS", "PATH", "MILLRACE_TEST_RUN"].map(String::from);
+        let names = [
+            "MILLRACE_SLOT",
+            "MILLRACE_SLOTS",
+            "PATH",
+            "MILLRACE_TEST_RUN",
+            "MILLRACE_SECRET_API_KEY",
+        ]
+        .map(String::from);
         assert_eq!(unknown_names(names), ["MILLRACE_SLOT"]);
     }
 }

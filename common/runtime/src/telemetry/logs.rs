@@ -4,6 +4,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use super::mask::Stderr;
 use crate::config::{LogFormat, TelemetryConfig};
 
 pub(super) fn init(config: &TelemetryConfig) {
@@ -12,16 +13,13 @@ pub(super) fn init(config: &TelemetryConfig) {
         .parse(&config.filter)
         .unwrap_or_else(|_e| EnvFilter::new("info"));
     let lines = match config.format {
-        LogFormat::Text => fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(is_terminal())
-            .boxed(),
+        LogFormat::Text => fmt::layer().with_writer(Stderr).with_ansi(is_terminal()).boxed(),
         LogFormat::Json => fmt::layer()
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(true)
-            .with_writer(std::io::stderr)
+            .with_writer(Stderr)
             .boxed(),
     };
     // A second call, as in tests, keeps the first subscriber.

@@ -6,6 +6,7 @@
 
 pub mod field;
 mod logs;
+pub mod mask;
 mod otel;
 mod trace_context;
 mod tracer;

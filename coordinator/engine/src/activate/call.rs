@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_common::Problem;
+use millrace_common::{Late, Problem};
 use millrace_dsl::template::Template;
 
 use crate::data::Data;
@@ -19,8 +19,8 @@ impl Activation<'_> {
         function: &Arc<str>,
         arguments: Option<&Template>,
     ) -> Result<Move, Problem> {
-        let arguments = self.arguments(run, input, arguments)?;
-        self.dispatch(run, input, function.clone(), arguments)
+        let (arguments, late) = self.step_arguments(run, input, arguments)?;
+        self.dispatch(run, input, function.clone(), arguments, late)
     }
 
     /// A call or process that every worker with that capability can carry out.
@@ -31,8 +31,8 @@ impl Activation<'_> {
         function: &str,
         with: &Template,
     ) -> Result<Move, Problem> {
-        let arguments = self.arguments(run, input, Some(with))?;
-        self.dispatch(run, input, function.into(), arguments)
+        let (arguments, late) = self.step_arguments(run, input, Some(with))?;
+        self.dispatch(run, input, function.into(), arguments, late)
     }
 
     pub(crate) fn call_inline(
@@ -57,6 +57,23 @@ impl Activation<'_> {
             true => self.begin(id, *function, None),
             false => Move::Idle,
         }
+    }
+
+    /// As [`Self::arguments`], except for what the worker fills in.
+    fn step_arguments(
+        &self,
+        run: &Run,
+        input: &Data,
+        with: Option<&Template>,
+    ) -> Result<(Data, Option<Late>), Problem> {
+        let Some(template) = with else {
+            return Ok((input.clone(), None));
+        };
+        let scope = self.scope(run, None, Some(input), None);
+        let (arguments, places) = scope.early("", template, input.value())?;
+        let data = Data::new(arguments);
+        data.check("the input of the call")?;
+        Ok((data, scope.late(&places, input)))
     }
 
     /// The evaluated `with`; without it, the task's input.

@@ -1,12 +1,13 @@
 //! `call: http`: a step whose input says all that a worker needs to make the request.
 //!
 //! `{method, endpoint, headers?, query?, body?, output, redirect, authentication?}`: texts are evaluated, the endpoint
-//! is expanded; `authentication` is `{scheme, …}` with the members of the scheme, or `{scheme, use: <secret>}`.
+//! is expanded; `authentication` is `{<scheme>: …}` with the members of the scheme, or `{<scheme>: {use: <secret>}}`.
+//! What uses secrets is `null` there, and filled in by the worker.
 
 use millrace_common::{ErrorKind, Problem};
 use millrace_dsl::model::{Authentication, HttpCall, HttpOutput, UriValue};
-use millrace_dsl::template::Template;
-use millrace_dsl::{Value, value};
+use millrace_dsl::template::{Place, Template};
+use millrace_dsl::{Value, secret, value};
 
 use crate::data::Data;
 use crate::scope::{Scope, as_text};
@@ -18,115 +19,160 @@ const FUNCTION: &str = "call:http";
 
 impl Activation<'_> {
     pub(crate) fn call_http(&mut self, run: &Run, input: &Data, call: &HttpCall) -> Result<Move, Problem> {
-        let request = Data::new(request(
-            &self.scope(run, None, Some(input), None),
-            input.value(),
-            call,
-        )?);
+        let scope = self.scope(run, None, Some(input), None);
+        let mut making = Making {
+            scope: &scope,
+            input: input.value(),
+            places: Vec::new(),
+        };
+        let request = Data::new(making.request(call)?);
         request.check("the request")?;
-        self.dispatch(run, input, FUNCTION.into(), request)
+        let late = scope.late(&making.places, input);
+        self.dispatch(run, input, FUNCTION.into(), request, late)
     }
 }
 
-fn request(scope: &Scope<'_>, input: &Value, call: &HttpCall) -> Result<Value, Problem> {
-    let mut members = vec![
-        (
-            "method",
-            value::string(scope.text(&call.method, input, "`method`")?.to_ascii_uppercase()),
-        ),
-        (
-            "endpoint",
-            value::string(endpoint(scope, input, &call.endpoint.uri)?),
-        ),
-    ];
-    for (name, template) in [("headers", &call.headers), ("query", &call.query)] {
-        if let Some(template) = template {
-            members.push((name, texts(scope, input, template, name)?));
+/// A request in the making.
+struct Making<'s, 't> {
+    scope: &'s Scope<'s>,
+    input: &'s Value,
+    /// Left to the worker.
+    places: Vec<Place<'t>>,
+}
+
+impl<'t> Making<'_, 't> {
+    fn request(&mut self, call: &'t HttpCall) -> Result<Value, Problem> {
+        let method = self.text("/method", &call.method, "`method`")?;
+        let method = value::as_str(&method).map_or(Value::Null, |m| value::string(m.to_ascii_uppercase()));
+        let mut members = vec![
+            ("method", method),
+            ("endpoint", self.endpoint(&call.endpoint.uri)?),
+        ];
+        for (name, template) in [("headers", &call.headers), ("query", &call.query)] {
+            if let Some(template) = template {
+                members.push((name, self.texts(template, name)?));
+            }
+        }
+        if let Some(template) = &call.body {
+            members.push(("body", self.value("/body", template)?));
+        }
+        let output = match call.output {
+            HttpOutput::Raw => "raw",
+            HttpOutput::Content => "content",
+            HttpOutput::Response => "response",
+        };
+        members.push(("output", value::string(output)));
+        members.push(("redirect", Value::Bool(call.redirect)));
+        if let Some(authentication) = &call.endpoint.authentication {
+            members.push(("authentication", self.authenticate(authentication)?));
+        }
+        Ok(object(members))
+    }
+
+    fn value(&mut self, at: &str, template: &'t Template) -> Result<Value, Problem> {
+        let (found, mut places) = self.scope.early(at, template, self.input)?;
+        self.places.append(&mut places);
+        Ok(found)
+    }
+
+    /// A text, or `null` for the worker to fill in.
+    fn text(&mut self, at: &str, template: &'t Template, what: &str) -> Result<Value, Problem> {
+        let before = self.places.len();
+        let found = self.value(at, template)?;
+        match self.places.len() > before {
+            true => Ok(Value::Null),
+            false => as_text(&found, what).map(value::string),
         }
     }
-    if let Some(template) = &call.body {
-        members.push(("body", scope.template(template, input)?));
-    }
-    let output = match call.output {
-        HttpOutput::Raw => "raw",
-        HttpOutput::Content => "content",
-        HttpOutput::Response => "response",
-    };
-    members.push(("output", value::string(output)));
-    members.push(("redirect", Value::Bool(call.redirect)));
-    if let Some(authentication) = &call.endpoint.authentication {
-        members.push(("authentication", authenticate(scope, input, authentication)?));
-    }
-    Ok(object(members))
-}
 
-fn endpoint(scope: &Scope<'_>, input: &Value, uri: &UriValue) -> Result<String, Problem> {
-    match uri {
-        UriValue::Template(template) => template.expand(input),
-        UriValue::Computed(expression) => as_text(&scope.expression(expression, input)?, "`endpoint`"),
+    fn endpoint(&mut self, uri: &'t UriValue) -> Result<Value, Problem> {
+        let uri = match uri {
+            UriValue::Template(template) => template.expand(self.input)?,
+            UriValue::Computed(expression) if secret::is_late(expression) => {
+                let at = "/endpoint".to_owned();
+                self.places.push(Place { at, expression });
+                return Ok(Value::Null);
+            }
+            UriValue::Computed(expression) => {
+                as_text(&self.scope.expression(expression, self.input)?, "`endpoint`")?
+            }
+        };
+        Ok(value::string(uri))
     }
-}
 
-/// An object of texts; scalars become texts.
-fn texts(scope: &Scope<'_>, input: &Value, template: &Template, name: &str) -> Result<Value, Problem> {
-    let Value::Obj(found) = scope.template(template, input)? else {
-        return Err(Problem::new(
-            ErrorKind::Expression,
-            format!("`{name}` must be an object of texts"),
-        ));
-    };
-    let text = |(key, v): (&Value, &Value)| match v {
-        Value::TStr(_) => Ok(Some((key.clone(), v.clone()))),
-        Value::Num(_) | Value::Bool(_) => Ok(Some((key.clone(), value::string(value::to_json_string(v))))),
-        Value::Null => Ok(None),
-        Value::BStr(_) | Value::Arr(_) | Value::Obj(_) => {
-            let kind = value::type_name(v);
-            let text = format!("`{name}` must be an object of texts, a member has a value of type `{kind}`");
-            Err(Problem::new(ErrorKind::Expression, text))
+    /// An object of texts; scalars become texts. The worker does the same with what it fills in.
+    fn texts(&mut self, template: &'t Template, name: &str) -> Result<Value, Problem> {
+        let found = match self.value(&format!("/{name}"), template)? {
+            Value::Obj(found) => found,
+            Value::Null if matches!(template, Template::Expression(e) if secret::is_late(e)) => {
+                return Ok(object(Vec::new()));
+            }
+            _ => {
+                let text = format!("`{name}` must be an object of texts");
+                return Err(Problem::new(ErrorKind::Expression, text));
+            }
+        };
+        let text = |(key, v): (&Value, &Value)| match v {
+            Value::TStr(_) => Ok(Some((key.clone(), v.clone()))),
+            Value::Num(_) | Value::Bool(_) => {
+                Ok(Some((key.clone(), value::string(value::to_json_string(v)))))
+            }
+            Value::Null => Ok(None),
+            Value::BStr(_) | Value::Arr(_) | Value::Obj(_) => {
+                let kind = value::type_name(v);
+                let text =
+                    format!("`{name}` must be an object of texts, a member has a value of type `{kind}`");
+                Err(Problem::new(ErrorKind::Expression, text))
+            }
+        };
+        let members = found
+            .iter()
+            .map(text)
+            .filter_map(Result::transpose)
+            .collect::<Result<_, Problem>>()?;
+        Ok(Value::obj(members))
+    }
+
+    fn authenticate(&mut self, authentication: &'t Authentication) -> Result<Value, Problem> {
+        match authentication {
+            Authentication::Basic { username, password } => self.login("basic", username, password),
+            Authentication::Digest { username, password } => self.login("digest", username, password),
+            Authentication::Bearer { token } => {
+                let token = self.text("/authentication/bearer/token", token, "`token`")?;
+                Ok(policy("bearer", object(vec![("token", token)])))
+            }
+            Authentication::OAuth2(template) => self.authority("oauth2", template),
+            Authentication::Oidc(template) => self.authority("oidc", template),
+            Authentication::Secret { scheme, secret } => Ok(policy(
+                scheme,
+                object(vec![("use", value::string(secret.as_str()))]),
+            )),
         }
-    };
-    let members = found
-        .iter()
-        .map(text)
-        .filter_map(Result::transpose)
-        .collect::<Result<_, Problem>>()?;
-    Ok(Value::obj(members))
+    }
+
+    fn login(
+        &mut self,
+        scheme: &str,
+        username: &'t Template,
+        password: &'t Template,
+    ) -> Result<Value, Problem> {
+        let at = |member: &str| format!("/authentication/{scheme}/{member}");
+        let username = self.text(&at("username"), username, "`username`")?;
+        let password = self.text(&at("password"), password, "`password`")?;
+        Ok(policy(
+            scheme,
+            object(vec![("username", username), ("password", password)]),
+        ))
+    }
+
+    fn authority(&mut self, scheme: &str, template: &'t Template) -> Result<Value, Problem> {
+        let settings = self.value(&format!("/authentication/{scheme}"), template)?;
+        Ok(policy(scheme, settings))
+    }
 }
 
-fn authenticate(scope: &Scope<'_>, input: &Value, authentication: &Authentication) -> Result<Value, Problem> {
-    let login = |scheme: &str, username: &Template, password: &Template| {
-        Ok(object(vec![
-            ("scheme", value::string(scheme)),
-            (
-                "username",
-                value::string(scope.text(username, input, "`username`")?),
-            ),
-            (
-                "password",
-                value::string(scope.text(password, input, "`password`")?),
-            ),
-        ]))
-    };
-    let policy = |scheme: &str, policy: &Template| {
-        Ok(object(vec![
-            ("scheme", value::string(scheme)),
-            ("policy", scope.template(policy, input)?),
-        ]))
-    };
-    match authentication {
-        Authentication::Basic { username, password } => login("basic", username, password),
-        Authentication::Digest { username, password } => login("digest", username, password),
-        Authentication::Bearer { token } => Ok(object(vec![
-            ("scheme", value::string("bearer")),
-            ("token", value::string(scope.text(token, input, "`token`")?)),
-        ])),
-        Authentication::OAuth2(template) => policy("oauth2", template),
-        Authentication::Oidc(template) => policy("oidc", template),
-        Authentication::Secret { scheme, secret } => Ok(object(vec![
-            ("scheme", value::string(scheme.as_str())),
-            ("use", value::string(secret.as_str())),
-        ])),
-    }
+fn policy(scheme: &str, settings: Value) -> Value {
+    object(vec![(scheme, settings)])
 }
 
 fn object(members: Vec<(&str, Value)>) -> Value {

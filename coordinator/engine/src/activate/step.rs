@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_common::{ErrorKind, Problem, Progress, RawJson, StepOutcome, StepResult, limits};
+use millrace_common::{ErrorKind, Late, Problem, Progress, RawJson, StepOutcome, StepResult, limits};
 
 use crate::data::Data;
 use crate::dispatch;
@@ -14,17 +14,19 @@ use crate::trace::Event;
 use super::{Activation, Move, Run};
 
 impl Activation<'_> {
-    /// Hands a step to the fleet.
+    /// Hands a step to the fleet; the worker fills in what is `late`.
     pub(crate) fn dispatch(
         &mut self,
         run: &Run,
         input: &Data,
         function: Arc<str>,
         arguments: Data,
+        late: Option<Late>,
     ) -> Result<Move, Problem> {
         let state = StepState {
             function,
             arguments,
+            late: late.map(Arc::new),
             generation: 0,
             deadline_ms: None,
             worker: None,
@@ -33,9 +35,10 @@ impl Activation<'_> {
             progress: None,
             held: None,
         };
+        check_late(&state)?;
         let progress = self
             .take_progress(run.parent, run.path)
-            .filter(|p| fits(&state.arguments, p));
+            .filter(|p| fits(&state, p));
         let state = StepState { progress, ..state };
         let id = self.enter(run, input, Body::Step(state))?;
         if let Some(deadline) = self.deadline(id) {
@@ -119,7 +122,7 @@ impl Activation<'_> {
         let refused = progress
             .value
             .as_ref()
-            .filter(|v| !fits(&step.arguments, v))
+            .filter(|v| !fits(step, v))
             .map(RawJson::len);
         self.edit_step(progress.frame, |step| {
             step.worker = Some(progress.worker.clone());
@@ -201,8 +204,21 @@ impl Activation<'_> {
 }
 
 /// Input and progress travel in one message.
-fn fits(arguments: &Data, progress: &RawJson) -> bool {
-    arguments.raw().len() + progress.len() <= limits::PAYLOAD_BYTES_MAX
+fn fits(step: &StepState, progress: &RawJson) -> bool {
+    step.input_bytes() + progress.len() <= limits::PAYLOAD_BYTES_MAX
+}
+
+/// The arguments were checked; with what a worker needs to fill in the rest they must fit too.
+fn check_late(step: &StepState) -> Result<(), Problem> {
+    let (bytes, max) = (step.input_bytes(), limits::PAYLOAD_BYTES_MAX);
+    if step.late.is_none() || bytes <= max {
+        return Ok(());
+    }
+    let text = format!(
+        "the input of the call is too large: with the values that its secret expressions use it has {bytes} bytes, at \
+         most {max} are allowed"
+    );
+    Err(Problem::new(ErrorKind::Runtime, text))
 }
 
 fn outcome(outcome: &StepOutcome) -> HeldStep {

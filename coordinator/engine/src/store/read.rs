@@ -1,8 +1,9 @@
 //! From fields to an instance.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use millrace_common::{InstanceKey, Problem, RawJson};
+use millrace_common::{InstanceKey, Late, Problem, RawJson};
 use millrace_dsl::model::Flow;
 use serde::Deserialize;
 
@@ -205,10 +206,11 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
     };
     let own = |raw: Option<RawJson>| raw.map(|r| data(&name, r)).transpose();
     let input = own(row.input.or(fields.fixed.input))?.unwrap_or_else(|| raw.clone());
+    let late = fields.fixed.late.map(Arc::new);
     let arguments = |inline: Option<RawJson>| {
         Ok(own(inline.or(fields.fixed.arguments))?.unwrap_or_else(|| input.clone()))
     };
-    let body = read_body(&name, row.body, &raw, &input, fields.data, arguments)?;
+    let body = read_body(&name, row.body, (&raw, &input), (fields.data, late), arguments)?;
     let frame = Frame {
         node: row.node,
         pointer: row.pointer,
@@ -238,9 +240,8 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
 fn read_body(
     name: &str,
     row: BodyRow,
-    raw: &Data,
-    input: &Data,
-    large: Option<RawJson>,
+    (raw, input): (&Data, &Data),
+    (large, late): (Option<RawJson>, Option<Arc<Late>>),
     arguments: impl FnOnce(Option<RawJson>) -> Result<Data, LoadError>,
 ) -> Result<Body, LoadError> {
     let cursor = |row: CursorRow| -> Result<Cursor, LoadError> {
@@ -314,7 +315,7 @@ fn read_body(
             flow: flow.map(read_flow),
             told,
         }),
-        BodyRow::Step(row) => Body::Step(read_step(name, row, arguments)?),
+        BodyRow::Step(row) => Body::Step(read_step(name, row, late, arguments)?),
         BodyRow::Wait(timer) => Body::Wait(read_timer(timer)),
         BodyRow::Child {
             child,
@@ -344,11 +345,13 @@ fn read_body(
 fn read_step(
     name: &str,
     row: StepRow,
+    late: Option<Arc<Late>>,
     arguments: impl FnOnce(Option<RawJson>) -> Result<Data, LoadError>,
 ) -> Result<StepState, LoadError> {
     Ok(StepState {
         function: row.function,
         arguments: arguments(row.arguments)?,
+        late,
         generation: row.generation,
         deadline_ms: row.deadline_ms,
         worker: row.worker,

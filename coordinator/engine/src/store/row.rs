@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use millrace_common::{DefinitionRef, InstanceKey, ParentLink, Problem, RawJson};
+use millrace_common::{DefinitionRef, InstanceKey, Late, ParentLink, Problem, RawJson};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::FrameId;
@@ -253,6 +253,8 @@ pub(crate) struct FixedRow {
     pub(crate) input: Option<RawJson>,
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     pub(crate) arguments: Option<RawJson>,
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) late: Option<Late>,
 }
 
 const fn one() -> u32 {

@@ -179,8 +179,12 @@ fn fixed_row(frame: &Frame) -> Option<FixedRow> {
     let row = FixedRow {
         input: own_input(frame).filter(|d| !is_small(d)).map(|d| d.raw().clone()),
         arguments: own_arguments(frame).filter(apart).map(|d| d.raw().clone()),
+        late: match &frame.body {
+            Body::Step(step) => step.late.as_deref().cloned(),
+            _ => None,
+        },
     };
-    (row.input.is_some() || row.arguments.is_some()).then_some(row)
+    (row.input.is_some() || row.arguments.is_some() || row.late.is_some()).then_some(row)
 }
 
 fn large_data(frame: &Frame) -> Option<&Data> {

@@ -319,7 +319,7 @@ do:
             "body": {"name": "Milou"},
             "output": "response",
             "redirect": false,
-            "authentication": {"scheme": "basic", "username": "u", "password": "secret"},
+            "authentication": {"basic": {"username": "u", "password": "secret"}},
         })
     );
 }
@@ -337,10 +337,7 @@ do:
     world.run();
     let input: Value = world.dispatched[0].input.decode().unwrap();
     assert_eq!(input["endpoint"], "https://x.example/a");
-    assert_eq!(
-        input["authentication"],
-        json!({"scheme": "bearer", "token": "abc"})
-    );
+    assert_eq!(input["authentication"], json!({"bearer": {"token": "abc"}}));
     let problem = run_to_fault(body, json!({"url": 5}));
     assert_eq!(problem.status, 400);
 }

@@ -9,6 +9,7 @@ mod children;
 mod constructs;
 mod decisions;
 mod extensions;
+mod late;
 mod limits;
 mod operators;
 mod properties;

@@ -4,14 +4,28 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use encoding_rs::Encoding;
 use millrace_common::RawJson;
 use reqwest::StatusCode;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
-use serde::Serialize;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, PROXY_AUTHORIZATION};
+use serde::{Deserialize, Serialize};
 
+use super::Prepared;
 use super::body::{essence, is_json};
-use super::{Output, Prepared};
-use crate::Failure;
+use crate::{Context, Failure};
+
+/// Form of a call's output.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Output {
+    /// The bytes in Base64.
+    Raw,
+    /// The body as a value.
+    #[default]
+    Content,
+    /// Request, status, headers and body.
+    Response,
+}
 
 /// A response that was read to its end.
 pub(super) struct Received {
@@ -38,16 +52,22 @@ struct Whole {
 }
 
 impl Request {
-    pub(super) fn of(prepared: &Prepared) -> Self {
-        let mut headers = prepared.headers.clone();
-        headers.remove(AUTHORIZATION.as_str());
+    pub(super) fn of(ctx: &Context, prepared: &Prepared) -> Self {
+        let shown = |name: &String| {
+            ![AUTHORIZATION, PROXY_AUTHORIZATION]
+                .iter()
+                .any(|h| h.as_str() == name)
+        };
+        let headers = prepared.headers.iter().filter(|(name, _)| shown(name));
         let mut url = prepared.url.clone();
         // Only fails for URLs that cannot hold credentials.
         let _ = url.set_password(None);
         Self {
             method: prepared.method.to_string(),
-            uri: url.into(),
-            headers,
+            uri: ctx.mask().text(url.as_str()),
+            headers: headers
+                .map(|(name, value)| (name.clone(), ctx.mask().text(value)))
+                .collect(),
         }
     }
 }
@@ -81,10 +101,22 @@ impl Received {
         {
             return Ok(value);
         }
-        Ok(match std::str::from_utf8(&self.body) {
-            Ok(text) => RawJson::encode(text)?,
-            Err(_not_text) => RawJson::encode(&STANDARD.encode(&self.body))?,
+        Ok(match self.text() {
+            Some(text) => RawJson::encode(&text)?,
+            None => RawJson::encode(&STANDARD.encode(&self.body))?,
         })
+    }
+
+    /// The body as a text: in the charset that the server names, else in UTF-8.
+    fn text(&self) -> Option<String> {
+        let charset = self.headers.get(CONTENT_TYPE.as_str()).and_then(|t| charset(t));
+        match charset.and_then(|label| Encoding::for_label(label.as_bytes())) {
+            Some(encoding) => {
+                let text = encoding.decode_without_bom_handling_and_without_replacement(&self.body);
+                text.map(std::borrow::Cow::into_owned)
+            }
+            None => std::str::from_utf8(&self.body).ok().map(str::to_owned),
+        }
     }
 
     /// Servers forget the type or say `text/plain`; a number or a word in plain text stays text all the same.
@@ -97,6 +129,13 @@ impl Received {
             _ => true,
         }
     }
+}
+
+/// `charset` of a content type.
+fn charset(content_type: &str) -> Option<&str> {
+    let parameters = content_type.split(';').skip(1).filter_map(|p| p.split_once('='));
+    let mut named = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    named.next().map(|(_, value)| value.trim().trim_matches('"'))
 }
 
 /// Headers by name; repeated ones joined by a comma.

@@ -2,9 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use millrace_runtime::telemetry::{Span, SpanKind, SpanStatus, TraceContext, Tracer, span_id_of};
-use reqwest::{Method, Url};
+use millrace_runtime::telemetry::{Span, SpanKind, SpanStatus, TraceContext, span_id_of};
 
+use super::Prepared;
 use crate::{Context, Failure};
 
 /// See the module.
@@ -34,17 +34,19 @@ impl CallSpan {
     }
 
     /// The answer, or the failure, is here. The URL is told without credentials and query.
-    pub(super) fn end(self, tracer: &Tracer, method: &Method, url: &Url, status: Result<u16, &Failure>) {
+    pub(super) fn end(self, ctx: &Context, prepared: &Prepared, status: Result<u16, &Failure>) {
+        let Prepared { method, url, .. } = prepared;
         let host = url.host_str().unwrap_or_default().to_owned();
         let mut attributes = vec![
             ("http.request.method", method.to_string().into()),
             ("server.address", host.into()),
-            ("url.path", url.path().to_owned().into()),
+            ("url.path", ctx.mask().text(url.path()).into()),
         ];
         if let Ok(status) = status {
             attributes.push(("http.response.status_code", i64::from(status).into()));
         }
-        tracer.export(Span {
+        let failed = |failure: &Failure| ctx.mask().text(&failure.to_string());
+        ctx.tracer().export(Span {
             trace_id: self.context.trace_id,
             span_id: self.context.span_id,
             parent: Some(self.parent.span_id),
@@ -56,7 +58,7 @@ impl CallSpan {
             status: match status {
                 Ok(status) if status < 400 => SpanStatus::Unset,
                 Ok(status) => SpanStatus::Error(status.to_string()),
-                Err(failure) => SpanStatus::Error(failure.to_string()),
+                Err(failure) => SpanStatus::Error(failed(failure)),
             },
             links: Vec::new(),
         });

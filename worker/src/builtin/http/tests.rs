@@ -92,7 +92,7 @@ async fn query_headers_body_and_credentials_arrive() {
     let base = serve().await;
     let sent = run(json!({
         "method": "POST", "endpoint": format!("{base}/echo?a=1"), "query": {"b": "x y"}, "headers": {"X-Own": "v"},
-        "body": {"n": 1.50}, "authentication": {"scheme": "basic", "username": "u", "password": "p"},
+        "body": {"n": 1.50}, "authentication": {"basic": {"username": "u", "password": "p"}},
     }));
     let sent = sent.await.unwrap();
     assert_eq!(sent["uri"], "/echo?a=1&b=x+y");
@@ -217,8 +217,8 @@ async fn what_cannot_work_is_said_so() {
     assert_eq!(kind(get(&format!("{base}/large")).await), ErrorKind::Runtime);
     // Port 9 (discard) is not served on a test machine.
     assert_eq!(kind(get("http://127.0.0.1:9/").await), ErrorKind::Communication);
-    let digest = json!({"scheme": "digest", "username": "u", "password": "p"});
-    let call = run(json!({"method": "GET", "endpoint": base, "authentication": digest}));
+    let lacking = json!({"basic": {"username": "u"}});
+    let call = run(json!({"method": "GET", "endpoint": base, "authentication": lacking}));
     assert_eq!(kind(call.await), ErrorKind::Configuration);
 }
 
