@@ -1,11 +1,15 @@
 //! The command line as typed: what clap reads. Commands turn it into what they need.
 
+mod schedule;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::input::parse_duration;
+
+pub(crate) use schedule::{ScheduleArgs, ScheduleCommand};
 
 /// Durable workflows on NATS JetStream and Redis.
 #[derive(Debug, Parser)]
@@ -66,6 +70,9 @@ pub(crate) enum Command {
     /// Look at queues.
     #[command(subcommand, visible_alias = "queues")]
     Queue(QueueCommand),
+    /// Look at schedules; pause, resume, trigger and backfill them.
+    #[command(subcommand, visible_alias = "schedules")]
+    Schedule(ScheduleCommand),
     /// Be a coordinator.
     Coordinator,
     /// Measure a running stack.
@@ -83,9 +90,6 @@ pub(crate) enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Event(Later),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Schedule(Later),
     /// Not supported yet.
     #[command(hide = true)]
     Dlq(Later),

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod names;
 mod problem;
 mod record;
+mod schedule;
 mod step;
 pub mod wire;
 
@@ -29,4 +30,5 @@ pub use problem::{ErrorKind, Problem};
 pub use record::{
     ChildOutcome, ControlKind, ParentLink, Progress, Record, RecordBody, Reply, ReplyBody, Start, TimerId,
 };
+pub use schedule::{CatchUp, Cause, Overlap, SCHEDULE_FRAME, ScheduleRecord};
 pub use step::{Hole, Late, RawJson, Step, StepOutcome, StepResult};

@@ -94,3 +94,31 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// Batch boundaries remembered per partition, to find the fork point when a log lost its tail (H1). Older losses
 /// halt the partition.
 pub const POSITION_MARKS: u64 = 64;
+
+/// Shortest `schedule.every` and `schedule.after`; cron has seconds at best. Shorter is a deploy error.
+pub const SCHEDULE_PERIOD_MS_MIN: u64 = 1_000;
+
+/// How late a due time may be seen and still count as seen in time: a take-over lasts seconds. What is later was
+/// missed, and is made up for only where the definition says so (`catchUp`).
+pub const SCHEDULE_LATE_MS_MAX: i64 = 60_000;
+
+/// Missed due times that one `catchUp: all` makes up for, the newest ones: default, and highest `catchUpMax`.
+pub const SCHEDULE_CATCH_UP_DEFAULT: u32 = 100;
+/// See [`SCHEDULE_CATCH_UP_DEFAULT`].
+pub const SCHEDULE_CATCH_UP_MAX: u32 = 1_000;
+
+/// Due times that are counted one by one after an outage. Above it `missed` is a lower bound.
+pub const SCHEDULE_MISSED_COUNTED_MAX: usize = 10_000;
+
+/// Runs of one schedule that have not ended. At the bound due times are skipped and counted, and a run asked for by
+/// hand is refused.
+pub const SCHEDULE_RUNS_MAX: usize = 1_000;
+
+/// Due times of one backfill. A wider one is refused with the bound.
+pub const SCHEDULE_BACKFILL_MAX: usize = 1_000;
+
+/// Runs of a backfill that go on at a time where runs may overlap; elsewhere it is one.
+pub const SCHEDULE_BACKFILL_WINDOW: usize = 10;
+
+/// Input that a definition gives to its scheduled runs, as JSON. Longer is a deploy error.
+pub const SCHEDULE_INPUT_BYTES_MAX: usize = 64 * 1024;

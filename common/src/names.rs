@@ -132,6 +132,11 @@ pub fn watermark_key(p: PartitionId) -> String {
     format!("{{mr:{p}}}:watermark")
 }
 
+/// Redis: schedules of a partition (HASH, `namespace/name` -> JSON).
+pub fn schedules_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:schedules")
+}
+
 /// Redis: state of one instance (HASH, engine's fields).
 pub fn instance_key(p: PartitionId, i: &InstanceKey) -> String {
     format!("{{mr:{p}}}:i:{i}")
@@ -163,6 +168,8 @@ pub fn parse_timer_member(text: &str) -> Option<(InstanceKey, TimerId)> {
 pub const CLUSTER_KEY: &str = "{mr:reg}:cluster";
 /// Redis: every definition (ZSET, score 0, member `namespace/name`).
 pub const DEFINITIONS_KEY: &str = "{mr:reg}:definitions";
+/// Redis: definitions of which some version has a schedule (SET, `namespace/name`).
+pub const SCHEDULED_KEY: &str = "{mr:reg}:scheduled";
 /// Redis: functions of the fleet (HASH, `name:version` -> JSON).
 pub const FUNCTIONS_KEY: &str = "{mr:reg}:functions";
 /// Redis: workers (HASH, worker id -> JSON).
@@ -198,6 +205,7 @@ mod tests {
             position_key(p),
             timers_key(p),
             outbox_key(p),
+            schedules_key(p),
             instance_key(p, &i),
             trace_key(p, &i),
         ] {

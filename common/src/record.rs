@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DefinitionRef, InstanceKey, PartitionId, Problem, RawJson, StepResult};
+use crate::{
+    DefinitionRef, InstanceKey, PartitionId, Problem, RawJson, SCHEDULE_FRAME, ScheduleRecord, StepResult,
+};
 
 /// A log entry as it was read: the body and what the log itself says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub enum RecordBody {
         /// How.
         outcome: ChildOutcome,
     },
+    /// About the schedule of the definition whose `namespace/name` is the key.
+    Schedule(Box<ScheduleRecord>),
 }
 
 impl RecordBody {
@@ -97,6 +101,23 @@ impl RecordBody {
             Self::Continue { .. } => "continue",
             Self::Lost { .. } => "lost",
             Self::ChildEnded { .. } => "childEnded",
+            Self::Schedule(_) => "schedule",
+        }
+    }
+
+    /// True when the key is that of a schedule, not of an instance.
+    pub const fn is_of_schedule(&self) -> bool {
+        match self {
+            Self::Schedule(_) => true,
+            Self::Timer { timer } => timer.frame == SCHEDULE_FRAME,
+            Self::ChildEnded { frame, .. } => *frame == SCHEDULE_FRAME,
+            Self::Announce { .. }
+            | Self::Start(_)
+            | Self::Control { .. }
+            | Self::Result(_)
+            | Self::Progress(_)
+            | Self::Continue { .. }
+            | Self::Lost { .. } => false,
         }
     }
 }

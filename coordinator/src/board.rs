@@ -26,6 +26,11 @@ pub struct PartitionState {
     pub cached: u64,
     /// Timers held in memory: those due within a minute.
     pub timers: u64,
+    /// Schedules in force.
+    pub schedules: u64,
+    /// The earliest of their due times, Unix ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_schedule_due_ms: Option<i64>,
 }
 
 /// Why new starts are refused for now.

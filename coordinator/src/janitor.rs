@@ -157,6 +157,7 @@ impl Janitor {
     /// Gauges that no single partition can set.
     async fn measure(&self) -> anyhow::Result<()> {
         let (mut outbox, mut timers, mut backlog, mut active) = (0, 0, 0, 0);
+        let (mut schedules, mut due_ms) = (0, None::<i64>);
         let served = || {
             let all = self.board.partitions().into_iter();
             all.filter(|(_, s)| s.phase == "serving")
@@ -164,6 +165,8 @@ impl Janitor {
         self.metrics.partitions_owned.set(gauge(served().count() as u64));
         for (p, state) in served() {
             outbox += state.outbox;
+            schedules += state.schedules;
+            due_ms = due_ms.into_iter().chain(state.next_schedule_due_ms).min();
             timers += self.count(names::timers_key(p)).await?;
             active += self.count(names::open_key(p)).await?;
             if let Some(info) = cluster::find(&self.jetstream, &names::log_stream(p)).await? {
@@ -173,6 +176,10 @@ impl Janitor {
         self.metrics.outbox_backlog.set(gauge(outbox));
         self.metrics.timers_pending.set(gauge(timers));
         self.metrics.log_backlog.set(gauge(backlog));
+        self.metrics.schedules.set(gauge(schedules));
+        self.metrics
+            .schedule_next_due
+            .set(due_ms.map_or(0, |ms| ms / 1_000));
         self.metrics.instances_active.set(gauge(active));
         for found in self.queues.backlogs().await? {
             let (labels, age) = ([found.queue.as_str()], found.oldest.unwrap_or_default());

@@ -3,6 +3,7 @@
 
 mod history;
 mod list;
+mod schedules;
 
 use std::collections::HashMap;
 
@@ -24,6 +25,9 @@ pub enum QueryError {
     /// A stored instance is not readable by this build.
     #[error("cannot read instance {0}: {1}")]
     Instance(InstanceKey, LoadError),
+    /// A stored schedule is not readable by this build.
+    #[error("cannot read schedule {0}: {1}")]
+    Schedule(InstanceKey, String),
 }
 
 /// Counts of all partitions together.

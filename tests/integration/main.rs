@@ -12,6 +12,7 @@ mod hostile;
 mod lost;
 mod ownership;
 mod quarantine;
+mod schedules;
 mod secrets;
 mod settings;
 mod telemetry;

@@ -44,6 +44,7 @@ fn records_of_version_1_decode_and_encode_the_same() {
         "lost",
         "progress",
         "result",
+        "schedule",
         "start",
         "timer",
     ];

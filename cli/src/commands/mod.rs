@@ -9,6 +9,7 @@ mod dev;
 mod instance;
 mod queue;
 mod run;
+mod schedule;
 mod start;
 mod status;
 mod validate;
@@ -37,13 +38,13 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
             None => Err(exec::become_binary("millrace-worker")),
         },
         Command::Queue(args) => queue::run(args, &client()?).await,
+        Command::Schedule(command) => schedule::run(command, &client()?).await,
         Command::Coordinator => Err(exec::become_binary("millrace-coordinator")),
         Command::Bench(args) => bench::run(args, &client()?).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Completion { shell } => completion::run(shell),
         Command::Agent(later) => Err(not_yet("agent", &later.rest)),
         Command::Event(later) => Err(not_yet("event", &later.rest)),
-        Command::Schedule(later) => Err(not_yet("schedule", &later.rest)),
         Command::Dlq(later) => Err(not_yet("dlq", &later.rest)),
         Command::Exec(args) => Err(exec::run(&args)),
     }

@@ -44,6 +44,7 @@ fn table(s: &Value, base: &str) -> String {
             ),
         ),
         ("workers", workers(s)),
+        ("schedules", schedules(s)),
         ("pressure", pressure(s, style)),
         ("restarts", restarts(s, style)),
     ])
@@ -104,6 +105,16 @@ fn workers(s: &Value) -> String {
         count("late"),
         count("gone")
     )
+}
+
+fn schedules(s: &Value) -> String {
+    let due = text(s, "/schedules/nextDue");
+    let here = text(s, "/schedules/here");
+    if due.is_empty() {
+        here
+    } else {
+        format!("{here}, next due {due}")
+    }
 }
 
 fn pressure(s: &Value, style: Style) -> String {

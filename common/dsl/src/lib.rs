@@ -4,8 +4,10 @@
 //! - [`parse`] turns YAML or JSON into a [`model::Document`], or into every fault of the text at once.
 //! - [`model`] is the typed tree of the whole language; every node knows its JSON Pointer and [`Span`].
 //! - [`expression`] compiles jq once and evaluates it within bounds (steps, size, memory, depth).
+//! - [`calendar`] says when a cron expression is due in a time zone.
 //! - [`value`] is the data that flows through a workflow.
 
+pub mod calendar;
 pub mod diagnostic;
 pub mod duration;
 pub mod expression;

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use millrace_common::{CatchUp, Overlap, RawJson};
+
 use crate::duration::Duration;
 use crate::expression::Expression;
 use crate::schema::Schema;
@@ -630,6 +632,23 @@ pub struct Schedule {
     pub on: Option<Consumption>,
     /// `read`.
     pub read: Option<EventRead>,
+    /// `document.metadata.millrace.schedule`.
+    pub settings: ScheduleSettings,
+}
+
+/// What we add to `schedule`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScheduleSettings {
+    /// Zone of `cron`; else UTC.
+    pub timezone: Option<String>,
+    /// What happens while an earlier run goes on.
+    pub overlap: Overlap,
+    /// What happens to due times that passed unseen.
+    pub catch_up: CatchUp,
+    /// Bound of `catchUp: all`.
+    pub catch_up_max: Option<u32>,
+    /// Input of the runs; else `{}`.
+    pub input: Option<RawJson>,
 }
 
 /// `use`, what is not resolved at its references.
@@ -685,8 +704,10 @@ pub struct FunctionUse {
 pub enum Feature {
     /// `listen`.
     Listen,
-    /// `schedule`.
-    Schedule,
+    /// `schedule.on`.
+    ScheduleOn,
+    /// An expression as `schedule.every` or `schedule.after`.
+    ScheduleExpression,
     /// `run: container`.
     Container,
     /// `run: script`.
@@ -729,7 +750,8 @@ impl Feature {
         match self {
             Self::Extension => true,
             Self::Listen
-            | Self::Schedule
+            | Self::ScheduleOn
+            | Self::ScheduleExpression
             | Self::Container
             | Self::Script
             | Self::Shell
@@ -750,7 +772,8 @@ impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Listen => "`listen`",
-            Self::Schedule => "`schedule`",
+            Self::ScheduleOn => "`schedule.on`",
+            Self::ScheduleExpression => "an expression in `schedule`",
             Self::Container => "`run: container`",
             Self::Script => "`run: script`",
             Self::Shell => "`run: shell`",

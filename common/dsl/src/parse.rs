@@ -17,6 +17,7 @@ mod keys;
 mod nesting;
 mod node;
 mod run;
+mod schedule;
 mod scope;
 mod shape;
 mod source;

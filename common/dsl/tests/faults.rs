@@ -53,6 +53,11 @@ fn yaml() {
 }
 
 #[test]
+fn schedules() {
+    check("", include_str!("faults/schedule.txt"));
+}
+
+#[test]
 fn head() {
     check("", include_str!("faults/head.txt"));
 }

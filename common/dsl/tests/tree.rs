@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use millrace_common::{CatchUp, Overlap};
 use millrace_dsl::duration::Duration;
 use millrace_dsl::expression::Expression;
 use millrace_dsl::model::*;
@@ -777,6 +778,31 @@ fn schedules() {
 }
 
 #[test]
+fn settings_of_schedules() {
+    let source = |settings: &str| {
+        let head = HEAD.replace(
+            " }\n",
+            &format!(", metadata: {{ millrace: {{ schedule: {settings} }} }} }}\n"),
+        );
+        let parsed = parse(&format!("{head}schedule: {{ cron: '0 9 * * *' }}\ndo: []\n")).unwrap();
+        parsed.document.schedule.clone().unwrap().settings
+    };
+    let full = source(
+        "{ timezone: Europe/Vienna, overlap: cancelRunning, catchUp: all, catchUpMax: 7, input: { a: [1] } }",
+    );
+    assert_eq!(full.timezone.as_deref(), Some("Europe/Vienna"));
+    assert_eq!(
+        (full.overlap, full.catch_up),
+        (Overlap::CancelRunning, CatchUp::All)
+    );
+    assert_eq!(full.catch_up_max, Some(7));
+    assert_eq!(full.input.unwrap().text(), r#"{"a":[1]}"#);
+    let none = source("{}");
+    assert_eq!((none.overlap, none.catch_up), (Overlap::Allow, CatchUp::None));
+    assert_eq!((none.timezone, none.input, none.catch_up_max), (None, None, None));
+}
+
+#[test]
 fn extensions() {
     let document = document(
         "use:\n  extensions:\n  - log: { extend: all, when: '$task.name == \"x\"', before: [ { a: { set: { x: 1 } } } ], after: [] }\ndo: []\n",
@@ -803,7 +829,7 @@ fn block_scalars_are_expressions_too() {
 
 #[test]
 fn what_is_not_executed_yet() {
-    let source = "schedule: { every: PT1M }
+    let source = "schedule: { every: '${ \"PT1M\" }', on: { one: { with: { type: x } } } }
 evaluate: { mode: loose }
 use:
   secrets: [ s ]
@@ -821,7 +847,8 @@ do:
     assert_eq!(
         pending(source),
         [
-            "2:1 `schedule` is not supported yet",
+            "2:20 an expression in `schedule` is not supported yet",
+            "2:35 `schedule.on` is not supported yet",
             "3:13 `evaluate.mode: loose` is not supported yet",
             "9:8 `listen` is not supported yet",
             "10:15 `run: shell` is not supported yet",
@@ -836,7 +863,8 @@ do:
 
 #[test]
 fn what_is_executed() {
-    let source = "use:
+    let source = "schedule: { every: PT5M, cron: '0 9 * * MON', after: PT1S }
+use:
   secrets: [ s ]
   functions: { f: { set: { x: 1 } } }
   retries: { r: { delay: PT1S, limit: { attempt: { count: 1 } } } }

@@ -130,6 +130,14 @@ instruments! {
     /// Time of an HTTP request.
     http_duration: HistogramVec = "millrace_http_request_duration_seconds" ["method", "route", "status"];
 
+    // Schedules.
+    /// Schedules in force in the partitions of this process.
+    schedules: IntGauge = "millrace_schedules";
+    /// When the earliest of them is due, in Unix seconds; 0 when none is.
+    schedule_next_due: IntGauge = "millrace_schedule_next_due_seconds";
+    /// Due times by what came of them: started, skipped, missed. Runs asked for by hand count as started.
+    schedule_due: IntCounterVec = "millrace_schedule_due_total" ["outcome"];
+
     // Worker.
     /// Slots that run a step.
     worker_slots_used: IntGauge = "millrace_worker_slots_used";

@@ -23,6 +23,7 @@ use crate::activate::{Activation, Move};
 use crate::data::Data;
 use crate::effect::{Effect, Ignored, Outcome, Transition};
 use crate::plan::{Definitions, Plan};
+use crate::schedule;
 use crate::state::{Ended, Identity, Instance, Part};
 use crate::status::Status;
 use crate::trace;
@@ -55,7 +56,9 @@ pub fn apply(definitions: &dyn Definitions, instance: &mut Option<Instance>, rec
             };
             control(definitions, existing, wish, record.time_ms)
         }
-        (RecordBody::Announce { .. }, _) => ignored(Ignored::NoInstance, Vec::new()),
+        (RecordBody::Announce { .. } | RecordBody::Schedule(_), _) => {
+            ignored(Ignored::NoInstance, Vec::new())
+        }
         (
             RecordBody::Result(_)
             | RecordBody::Progress(_)
@@ -173,7 +176,7 @@ fn ended_message(instance: &Instance, outcome: ChildOutcome) -> Option<Effect> {
     let body = RecordBody::ChildEnded {
         frame: parent.frame,
         child: instance.key.clone(),
-        outcome,
+        outcome: schedule::told(parent, outcome),
     };
     Some(Effect::Send {
         id: "ended".to_owned(),
@@ -376,9 +379,10 @@ fn fold(activation: &mut Activation<'_>, body: &RecordBody) -> Result<Move, Igno
             child,
             outcome,
         } => activation.child_ended(*frame, child, outcome),
-        RecordBody::Announce { .. } | RecordBody::Start(_) | RecordBody::Control { .. } => {
-            Err(Ignored::NotAllowed)
-        }
+        RecordBody::Announce { .. }
+        | RecordBody::Start(_)
+        | RecordBody::Control { .. }
+        | RecordBody::Schedule(_) => Err(Ignored::NotAllowed),
     }
 }
 

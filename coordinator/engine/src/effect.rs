@@ -29,6 +29,10 @@ pub enum Ignored {
     NoInstance,
     /// A start of an instance that exists.
     AlreadyStarted,
+    /// No such schedule.
+    NoSchedule,
+    /// A version of a definition that is in force already.
+    AlreadySet,
     /// The instance has ended.
     Ended,
     /// A result of a step that is not open: a duplicate, a lost race, or an earlier attempt.
@@ -51,6 +55,8 @@ impl Ignored {
         match self {
             Self::NoInstance => "noInstance",
             Self::AlreadyStarted => "alreadyStarted",
+            Self::NoSchedule => "noSchedule",
+            Self::AlreadySet => "alreadySet",
             Self::Ended => "ended",
             Self::StaleStep => "staleStep",
             Self::StaleTimer => "staleTimer",

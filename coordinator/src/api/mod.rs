@@ -13,6 +13,7 @@ mod params;
 mod problem;
 mod queues;
 mod replies;
+mod schedules;
 mod served;
 mod start;
 mod status;
@@ -140,6 +141,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/api/v1/queues", &["get"]),
     ("/api/v1/queues/{queue}", &["get"]),
     ("/api/v1/queues/{queue}:{action}", &["post"]),
+    ("/api/v1/schedules", &["get"]),
+    ("/api/v1/schedules/{namespace}/{name}", &["get"]),
+    ("/api/v1/schedules/{namespace}/{name}/{action}", &["post"]),
     ("/api/v1/status", &["get"]),
     ("/api/v1/events", &["post"]),
     ("/api/v1/registry/transactions", &["post"]),
@@ -168,6 +172,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/workers/{id}", get(workers::one).post(workers::command))
         .route("/queues", get(queues::list))
         .route("/queues/{queue}", get(queues::one).post(queues::command))
+        .route("/schedules", get(schedules::list))
+        .route("/schedules/{namespace}/{name}", get(schedules::one))
+        .route("/schedules/{namespace}/{name}/{action}", post(schedules::command))
         .route("/status", get(status::status))
         .route("/events", post(observe::not_yet))
         .route("/registry/transactions", post(observe::not_yet))

@@ -25,6 +25,8 @@ pub enum Code {
     WorkerNotFound,
     /// No such queue.
     QueueNotFound,
+    /// No such schedule.
+    ScheduleNotFound,
     /// The version exists with other content.
     DefinitionConflict,
     /// The id is taken by an instance with another definition or input.
@@ -51,7 +53,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::NotFound,
@@ -61,6 +63,7 @@ impl Code {
         Self::AmbiguousInstance,
         Self::WorkerNotFound,
         Self::QueueNotFound,
+        Self::ScheduleNotFound,
         Self::DefinitionConflict,
         Self::InstanceConflict,
         Self::NotAllowedNow,
@@ -90,6 +93,7 @@ impl Code {
             Self::AmbiguousInstance => (409, "ambiguousInstance", "Ambiguous instance id"),
             Self::WorkerNotFound => (404, "workerNotFound", "Worker not found"),
             Self::QueueNotFound => (404, "queueNotFound", "Queue not found"),
+            Self::ScheduleNotFound => (404, "scheduleNotFound", "Schedule not found"),
             Self::DefinitionConflict => (
                 409,
                 "definitionConflict",
@@ -211,7 +215,9 @@ impl From<crate::queries::QueryError> for ApiError {
     fn from(e: crate::queries::QueryError) -> Self {
         match e {
             crate::queries::QueryError::Store(e) => e.into(),
-            e @ crate::queries::QueryError::Instance(..) => Self::new(Code::Internal, e.to_string()),
+            e @ (crate::queries::QueryError::Instance(..) | crate::queries::QueryError::Schedule(..)) => {
+                Self::new(Code::Internal, e.to_string())
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::ApiState;
 use super::problem::ApiResult;
+use super::time;
 use crate::fleet::Health;
 use crate::registry::StoreError;
 
@@ -42,6 +43,7 @@ pub(super) async fn status(State(api): State<ApiState>) -> ApiResult<Json<Value>
         "partitions": {"count": api.partitions, "here": partitions},
         "instances": api.queries().counts().await.ok(),
         "workers": workers(&api).await,
+        "schedules": schedules(&api),
         "pressure": api.board.pressure(),
         "restarts": api.board.restarts(),
     })))
@@ -172,6 +174,17 @@ fn durability(redis: Option<&RedisFacts>, replicas: Option<usize>) -> Durability
         settings: json!({"streamReplicas": replicas, "appendonly": aof, "appendfsync": fsync}),
         unknown,
     }
+}
+
+/// Of the partitions served here.
+fn schedules(api: &ApiState) -> Value {
+    let partitions = api.board.partitions();
+    let serving = || partitions.values().filter(|p| p.phase == "serving");
+    let next_due = serving().filter_map(|p| p.next_schedule_due_ms).min();
+    json!({
+        "here": serving().map(|p| p.schedules).sum::<u64>(),
+        "nextDue": next_due.map(time::rfc3339),
+    })
 }
 
 async fn workers(api: &ApiState) -> Value {

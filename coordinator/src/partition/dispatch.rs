@@ -31,8 +31,8 @@ enum Sent {
     Record {
         field: String,
     },
-    /// A timer's record: the timers repeat it themselves until it is folded.
-    Timer,
+    /// A record that is repeated until it is folded, without the outbox.
+    Note,
 }
 
 /// A step that could not leave yet.
@@ -205,14 +205,15 @@ impl Dispatcher {
         let Some((instance, timer)) = names::parse_timer_member(member) else {
             return;
         };
-        let record = wire::encode_record(Some(&instance), &RecordBody::Timer { timer });
-        self.publish(
-            names::log_subject(self.partition, "timer"),
-            None,
-            record,
-            Sent::Timer,
-        )
-        .await
+        self.note(&instance, &RecordBody::Timer { timer }).await
+    }
+
+    /// Appends a record for a key of this partition that is not kept in the outbox: whoever wants it asks again until it
+    /// is folded.
+    pub(crate) async fn note(&mut self, key: &InstanceKey, body: &RecordBody) {
+        let record = wire::encode_record(Some(key), body);
+        let subject = names::log_subject(self.partition, body.kind());
+        self.publish(subject, None, record, Sent::Note).await
     }
 
     async fn publish(&mut self, subject: String, headers: Option<HeaderMap>, payload: Bytes, sent: Sent) {
@@ -272,7 +273,7 @@ impl Dispatcher {
                 warn!(outbox = field, reason = %e, "record was not taken by the log; it is published again");
                 self.resend.push((field, Instant::now() + Duration::from_secs(1)));
             }
-            (Sent::Timer, _) => {}
+            (Sent::Note, _) => {}
         }
     }
 

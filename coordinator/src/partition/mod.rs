@@ -10,6 +10,7 @@ mod outbox;
 mod processor;
 mod reader;
 mod recover;
+mod schedules;
 mod store;
 mod timers;
 

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use millrace_common::{
-    InstanceKey, PartitionId, RawJson, Record, RecordBody, StepOutcome, StepResult, limits, names, wire,
+    InstanceKey, PartitionId, RawJson, Record, RecordBody, ScheduleRecord, StepOutcome, StepResult, limits,
+    names, wire,
 };
 use millrace_engine::Outcome as Applied;
 use millrace_engine::{Dispatch, Effect, Ignored, Instance, Transition};
@@ -25,6 +26,7 @@ use super::dispatch::Dispatcher;
 use super::fence::{Position, fingerprint};
 use super::outbox;
 use super::reader::{self, Entry, Reader};
+use super::schedules::{self, Schedules};
 use super::store::{Outcome, Store};
 use super::timers::Timers;
 use super::{Shared, Stop, now_ms};
@@ -48,6 +50,7 @@ pub(crate) struct Processor {
     pub(crate) timers: Timers,
     pub(crate) cache: Cache,
     pub(crate) audit: Audit,
+    pub(crate) schedules: Schedules,
     /// Entries read but not folded: the last batch was full.
     pub(crate) pending: VecDeque<Entry>,
     /// Sequences at which `apply` panicked; their instances are set aside when they are folded again.
@@ -77,6 +80,7 @@ struct Folded {
     effects: Vec<(InstanceKey, Effect)>,
     /// Results that counted, for spans and metrics.
     results: Vec<(InstanceKey, StepResult)>,
+    schedules: schedules::Changed,
     records: usize,
     /// Records by kind.
     kinds: BTreeMap<&'static str, u64>,
@@ -197,7 +201,8 @@ impl Processor {
     /// Brings every instance and definition that the records need into memory, in two round trips at most.
     async fn load(&mut self, records: &[Option<Record>]) -> Result<(), Stop> {
         let mut missing: Vec<InstanceKey> = Vec::new();
-        for key in records.iter().flatten().filter_map(|r| r.instance.as_ref()) {
+        let of_instances = records.iter().flatten().filter(|r| !r.body.is_of_schedule());
+        for key in of_instances.filter_map(|r| r.instance.as_ref()) {
             if !self.cache.contains(key) && !missing.contains(key) {
                 missing.push(key.clone());
             }
@@ -213,8 +218,14 @@ impl Processor {
             }
         }
         for record in records.iter().flatten() {
-            if let RecordBody::Start(start) = &record.body {
-                self.definition(&start.definition).await?;
+            match &record.body {
+                RecordBody::Start(start) => self.definition(&start.definition).await?,
+                RecordBody::Schedule(wish) => {
+                    if let ScheduleRecord::Set { definition } = &**wish {
+                        self.definition(definition).await?;
+                    }
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -253,7 +264,9 @@ impl Processor {
             };
             self.check_announce(record)?;
             *folded.kinds.entry(record.body.kind()).or_default() += 1;
-            if let Some(key) = record.instance.clone()
+            if record.body.is_of_schedule() {
+                self.apply_schedule(&mut folded, record);
+            } else if let Some(key) = record.instance.clone()
                 && !self.apply_one(&mut folded, &key, record)
             {
                 for key in &folded.order {
@@ -284,6 +297,15 @@ impl Processor {
             }
             _ => Ok(()),
         }
+    }
+
+    /// As [`Self::apply_one`], for the records of schedules.
+    fn apply_schedule(&self, folded: &mut Folded, record: &Record) {
+        let Some(key) = &record.instance else { return };
+        let transition = self
+            .schedules
+            .apply(&mut folded.schedules, &self.shared, key, record);
+        self.take(folded, key, record, transition);
     }
 
     /// False when `apply` panicked.
@@ -393,6 +415,9 @@ impl Processor {
             let writes = instance.take_writes();
             folded.batch.instance(key.clone(), writes);
         }
+        for (key, schedule) in &folded.schedules {
+            folded.batch.schedule(key, schedule.encode());
+        }
     }
 
     fn position_after(&self, entries: &[Entry], records: &[Option<Record>]) -> Position {
@@ -415,6 +440,8 @@ impl Processor {
         let batch = std::mem::take(&mut folded.batch);
         self.commit(batch, position, false).await?;
         self.count(&folded);
+        self.schedules
+            .keep(std::mem::take(&mut folded.schedules), &self.shared.metrics);
         for (key, result) in &folded.results {
             self.dispatcher.step_ended(key, result);
         }
@@ -544,6 +571,7 @@ impl Processor {
         super::recover::load_timers(self).await?;
         self.republish().await?;
         super::audit::run(self).await?;
+        schedules::reconcile(self).await?;
         self.expire().await?;
         // Not soon after a take-over: whoever is preferred may be the one that just died.
         if self.since.elapsed() < HANDOVER_AFTER {
@@ -688,6 +716,7 @@ impl Processor {
         let (applied, epoch) = (self.position.sequence, self.store.fence().counter);
         let (outbox, cached, timers) = (self.dispatcher.outbox.len(), self.cache.len(), self.timers.len());
         let suppressed = self.suppressed;
+        let (schedules, next_schedule_due_ms) = self.schedules.summary();
         self.shared.board.partition(self.partition, |s| {
             s.phase.clear();
             s.phase
@@ -698,6 +727,8 @@ impl Processor {
             s.outbox = outbox as u64;
             s.cached = cached as u64;
             s.timers = timers as u64;
+            s.schedules = schedules;
+            s.next_schedule_due_ms = next_schedule_due_ms;
         });
     }
 

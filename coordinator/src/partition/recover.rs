@@ -18,6 +18,7 @@ use super::fence::{Fence, Position, fingerprint};
 use super::outbox::{self, OpenStep};
 use super::processor::Processor;
 use super::reader::Reader;
+use super::schedules::Schedules;
 use super::store::{Held, Store};
 use super::timers::{HORIZON, Timers};
 use super::{Memory, Shared, Stop, now_ms};
@@ -65,6 +66,7 @@ pub(crate) async fn acquire(
         usize::try_from(shared.config.cache_bytes).unwrap_or(usize::MAX)
             / usize::from(shared.config.partitions.max(1)),
     );
+    let schedules = Schedules::load(&mut store, p).await?;
     let mut processor = Processor {
         dispatcher: Dispatcher::new(Arc::clone(&shared), p, nats, publisher, completions),
         shared,
@@ -76,6 +78,7 @@ pub(crate) async fn acquire(
         timers: Timers::default(),
         cache,
         audit: Audit::new(),
+        schedules,
         pending: VecDeque::new(),
         poisonous: HashSet::new(),
         marked: (0, Instant::now()),

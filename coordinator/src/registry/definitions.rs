@@ -105,6 +105,8 @@ struct Known {
     plans: HashMap<DefinitionRef, Arc<Plan>>,
     /// Ascending.
     versions: BTreeMap<(String, String), Vec<semver::Version>>,
+    /// Those of which some version has a schedule.
+    scheduled: Vec<(String, String)>,
     revision: i64,
 }
 
@@ -151,6 +153,16 @@ impl Definitions {
             name: info.name,
             version: info.version,
         })
+    }
+
+    /// Definitions of which some version has a schedule: (namespace, name).
+    pub fn scheduled(&self) -> Vec<(String, String)> {
+        self.read(|k| k.scheduled.clone())
+    }
+
+    /// Rises with every version that [`Self::refresh`] has learnt of.
+    pub fn revision(&self) -> i64 {
+        self.read(|k| k.revision)
     }
 
     /// Every definition in order.
@@ -203,7 +215,7 @@ impl Definitions {
         let before = self
             .0
             .index
-            .enter(&reference, &stored)
+            .enter(&reference, &stored, document.schedule.is_some())
             .await
             .map_err(Unavailable::from)?;
         if let Some(earlier) = &before {
@@ -262,6 +274,8 @@ impl Definitions {
         }
         let whole = newest < known;
         let Changes { versions, revision } = self.0.index.since(if whole { 0 } else { known }).await?;
+        // After the revision, so that it knows of every version up to it.
+        let scheduled = self.0.index.scheduled().await?;
         self.write(|k| {
             if whole {
                 k.versions.clear();
@@ -269,6 +283,7 @@ impl Definitions {
             for (key, texts) in versions {
                 k.versions.insert(key, ascending(&texts));
             }
+            k.scheduled = scheduled;
             k.revision = revision;
         });
         Ok(())
@@ -288,7 +303,11 @@ impl Definitions {
                 tracing::error!("archived definition is not readable by this build");
                 continue;
             };
-            self.0.index.enter(&accepted.reference, &stored).await?;
+            let scheduled = accepted.document.schedule.is_some();
+            self.0
+                .index
+                .enter(&accepted.reference, &stored, scheduled)
+                .await?;
             restored += 1;
         }
         Ok(restored)

@@ -21,11 +21,12 @@ impl Index {
     }
 
     /// All or nothing: the version in its hash, and its definition under a new revision. Gives what was there before;
-    /// then nothing is written.
+    /// then nothing is written. `scheduled`: this version has a schedule.
     pub(super) async fn enter(
         &self,
         key: &DefinitionRef,
         stored: &StoredDefinition,
+        scheduled: bool,
     ) -> Result<Option<StoredDefinition>, StoreError> {
         let hash = names::definition_key(&key.namespace, &key.name);
         let member = format!("{}/{}", key.namespace, key.name);
@@ -41,6 +42,9 @@ impl Index {
             }
             let mut commands = redis::pipe();
             commands.hset(&hash, &key.version, &text).ignore();
+            if scheduled {
+                commands.sadd(names::SCHEDULED_KEY, &member).ignore();
+            }
             commands
                 .zadd(names::DEFINITIONS_KEY, &member, revision(&newest) + 1)
                 .ignore();
@@ -65,6 +69,15 @@ impl Index {
             .query(&newest())
             .await
             .map(|top: Vec<(String, i64)>| revision(&top))
+    }
+
+    /// Definitions of which some version has a schedule: (namespace, name).
+    pub(super) async fn scheduled(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let members: Vec<String> = self
+            .store
+            .query(redis::cmd("SMEMBERS").arg(names::SCHEDULED_KEY))
+            .await?;
+        Ok(members.iter().filter_map(|m| split(m)).collect())
     }
 
     /// Definitions that changed after a revision, with all their versions, and the newest revision among them.

@@ -62,9 +62,7 @@ impl<'a> Parser<'a> {
         let timeout = fields
             .get("timeout")
             .and_then(|e| self.timeout(&e.node, &at.entry(e), &vars));
-        let schedule = fields
-            .get("schedule")
-            .and_then(|e| self.schedule(&e.node, &at.entry(e)));
+        let schedule = self.scheduling(root, &at);
         let loose = fields
             .get("evaluate")
             .is_some_and(|e| self.evaluate(&e.node, &at.entry(e)));
@@ -230,9 +228,16 @@ impl<'a> Parser<'a> {
 
     fn own_settings(&mut self, node: &Node, at: &At<'_>) -> Settings {
         let mut settings = Settings::default();
-        let Some(fields) = self.fields(node, at, "`metadata.millrace`", &["queue"]) else {
+        let Some(fields) = self.fields(node, at, "`metadata.millrace`", &["queue", "schedule"]) else {
             return settings;
         };
+        // Read with the schedule itself.
+        if let Some(entry) = fields.get("schedule")
+            && at.pointer() != "/document/metadata/millrace"
+        {
+            let fault = at.entry(entry).error("a task has no schedule");
+            self.report(fault.hint("it belongs into `document.metadata.millrace`"));
+        }
         if let Some(entry) = fields.get("queue") {
             settings.queue = self.label_text(&entry.node, &at.entry(entry), "queue");
         }

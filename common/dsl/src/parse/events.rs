@@ -1,6 +1,5 @@
-//! `emit`, `listen` and `schedule`.
+//! `emit` and `listen`.
 
-use croner::parser::{CronParser, Year};
 use regex::RegexBuilder;
 
 use super::core::{Fields, Parser};
@@ -8,11 +7,8 @@ use super::env::Env;
 use super::keys::closest;
 use super::node::{At, Data, Entry, Node};
 use super::scope::{Position, Vars};
-use crate::duration::Duration;
 use crate::expression::strip;
-use crate::model::{
-    Consumption, Correlation, DurationValue, Emit, EventFilter, EventRead, Feature, Listen, Schedule, Until,
-};
+use crate::model::{Consumption, Correlation, Emit, EventFilter, EventRead, Feature, Listen, Until};
 use crate::template::Template;
 
 const ATTRIBUTES: [&str; 8] = [
@@ -114,7 +110,7 @@ impl Parser<'_> {
         })
     }
 
-    fn read(&mut self, node: &Node, at: &At<'_>) -> Option<EventRead> {
+    pub(super) fn read(&mut self, node: &Node, at: &At<'_>) -> Option<EventRead> {
         Some(match self.word(node, at, &["data", "envelope", "raw"])? {
             "envelope" => EventRead::Envelope,
             "raw" => EventRead::Raw,
@@ -123,7 +119,13 @@ impl Parser<'_> {
     }
 
     /// A consumption strategy; `until` is not allowed within another `until`.
-    fn consumption(&mut self, node: &Node, at: &At<'_>, vars: &Vars, until: bool) -> Option<Consumption> {
+    pub(super) fn consumption(
+        &mut self,
+        node: &Node,
+        at: &At<'_>,
+        vars: &Vars,
+        until: bool,
+    ) -> Option<Consumption> {
         let keys: &[&'static str] = if until {
             &["all", "any", "one", "until"]
         } else {
@@ -246,63 +248,5 @@ impl Parser<'_> {
             from: from?,
             expect,
         })
-    }
-
-    // schedule
-
-    pub(super) fn schedule(&mut self, node: &Node, at: &At<'_>) -> Option<Schedule> {
-        self.note(Feature::Schedule, at);
-        let fields = self.fields(node, at, "`schedule`", &["every", "cron", "after", "on", "read"])?;
-        if fields.is_empty() {
-            self.report(
-                at.error("`schedule` is empty")
-                    .hint("it needs one of every, cron, after, on"),
-            );
-        }
-        let vars = self.vars(Position::Schedule, &Env::OUTSIDE);
-        if let (Some(read), None) = (fields.get("read"), fields.get("on")) {
-            self.report(at.entry(read).error("`read` only goes with `on`"));
-        }
-        Some(Schedule {
-            every: fields
-                .get("every")
-                .and_then(|e| self.interval(&e.node, &at.entry(e), &vars)),
-            cron: fields.get("cron").and_then(|e| self.cron(&e.node, &at.entry(e))),
-            after: fields
-                .get("after")
-                .and_then(|e| self.duration(&e.node, &at.entry(e), &vars)),
-            on: fields
-                .get("on")
-                .and_then(|e| self.consumption(&e.node, &at.entry(e), &vars, true)),
-            read: fields.get("read").and_then(|e| self.read(&e.node, &at.entry(e))),
-        })
-    }
-
-    fn interval(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Option<DurationValue> {
-        let duration = self.duration(node, at, vars)?;
-        if matches!(duration, DurationValue::Fixed(Duration(0))) {
-            self.report(at.error_in(node, "`every` must be longer than nothing"));
-        }
-        Some(duration)
-    }
-
-    fn cron(&mut self, node: &Node, at: &At<'_>) -> Option<String> {
-        let text = self.constant(node, at, "a cron expression")?;
-        let parser = CronParser::builder().year(Year::Disallowed).build();
-        match parser.parse(text) {
-            Ok(_) => Some(text.to_owned()),
-            Err(reason) => {
-                let reason = reason.to_string().to_lowercase();
-                let reason = reason
-                    .rsplit(": ")
-                    .next()
-                    .unwrap_or_default()
-                    .trim_end_matches('.');
-                let reason = reason.trim_end_matches(" when years are disallowed");
-                let fault = at.error_in(node, format!("`{text}` is not a cron expression: {reason}"));
-                self.report(fault.hint("write five fields: minute hour day month weekday"));
-                None
-            }
-        }
     }
 }

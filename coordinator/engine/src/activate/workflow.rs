@@ -187,7 +187,7 @@ impl Activation<'_> {
         let body = RecordBody::ChildEnded {
             frame: parent.frame,
             child,
-            outcome,
+            outcome: crate::schedule::told(&parent, outcome),
         };
         self.send("ended".to_owned(), parent.instance, body);
     }

@@ -15,6 +15,7 @@ mod operators;
 mod properties;
 mod rules;
 mod scale;
+mod schedules;
 mod steps;
 mod storage;
 mod world;
