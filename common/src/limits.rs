@@ -122,3 +122,7 @@ pub const SCHEDULE_BACKFILL_WINDOW: usize = 10;
 
 /// Input that a definition gives to its scheduled runs, as JSON. Longer is a deploy error.
 pub const SCHEDULE_INPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// An external resource that a call needs first: an AsyncAPI document, a `.proto` file with its imports, an agent's
+/// card. Larger ones fail the call.
+pub const RESOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;

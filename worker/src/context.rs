@@ -1,6 +1,7 @@
 //! What a handler gets beside its input.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -52,6 +53,10 @@ pub(crate) struct Home {
     pub(crate) documents: Documents,
     /// Calls may refer to local files.
     pub(crate) may_read_files: bool,
+    /// Directory whose files definitions may name.
+    pub(crate) files: Option<PathBuf>,
+    /// Whether a call may start a process.
+    pub(crate) processes: bool,
 }
 
 impl Home {
@@ -66,6 +71,8 @@ impl Home {
             tokens: Tokens::default(),
             documents: Documents::default(),
             may_read_files: false,
+            files: None,
+            processes: false,
         })
     }
 }
@@ -158,6 +165,17 @@ impl Context {
     pub(crate) fn detached_with(egress: Egress) -> Self {
         let step = Self::detached("f:1.0.0", RawJson::null()).step().clone();
         Self::new(step, 1, None, Home::detached(egress, Secrets::from_env(None)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn detached_where(step: Step, files: Option<PathBuf>, processes: bool) -> Self {
+        let home = Arc::into_inner(Home::detached(Egress::default(), Secrets::from_env(None)));
+        let home = Home {
+            files,
+            processes,
+            ..home.expect("nobody else has it")
+        };
+        Self::new(step, 1, None, Arc::new(home))
     }
 
     /// Retry number of the definition, from 1.
@@ -329,6 +347,16 @@ impl Context {
 
     pub(crate) fn tracer(&self) -> &Tracer {
         &self.0.home.tracer
+    }
+
+    /// Directory whose files definitions may name.
+    pub(crate) fn files(&self) -> Option<&Path> {
+        self.0.home.files.as_deref()
+    }
+
+    /// Whether a call may start a process.
+    pub(crate) fn runs_processes(&self) -> bool {
+        self.0.home.processes
     }
 
     /// Identity of the span that stands for this run; `None` when the instance is not traced.

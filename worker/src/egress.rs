@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millrace_runtime::config::Redirects;
 use millrace_runtime::telemetry::TraceContext;
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sent with every call.
@@ -21,6 +21,8 @@ pub(crate) struct Egress(Arc<Shared>);
 struct Shared {
     redirects: Redirects,
     client: OnceLock<Client>,
+    /// For gRPC, which is HTTP/2 without a way to agree on it.
+    http2: OnceLock<Client>,
 }
 
 impl Egress {
@@ -28,6 +30,7 @@ impl Egress {
         Self(Arc::new(Shared {
             redirects,
             client: OnceLock::new(),
+            http2: OnceLock::new(),
         }))
     }
 
@@ -36,17 +39,13 @@ impl Egress {
     }
 
     fn client(&self) -> &Client {
-        self.0.client.get_or_init(|| {
-            millrace_runtime::tls::install_provider();
-            Client::builder()
-                .user_agent(USER_AGENT)
-                .connect_timeout(CONNECT_TIMEOUT)
-                // Followed by the caller, so that the table holds for every hop.
-                .redirect(reqwest::redirect::Policy::none())
-                .tcp_nodelay(true)
-                .build()
-                .expect("the settings are constant and the TLS provider is installed")
-        })
+        self.0.client.get_or_init(|| build(Client::builder()))
+    }
+
+    fn http2(&self) -> &Client {
+        self.0
+            .http2
+            .get_or_init(|| build(Client::builder().http2_prior_knowledge()))
     }
 
     /// Where a call really goes, and the host it was meant for if that differs.
@@ -67,6 +66,18 @@ impl Egress {
     }
 }
 
+fn build(builder: ClientBuilder) -> Client {
+    millrace_runtime::tls::install_provider();
+    builder
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // Followed by the caller, so that the table holds for every hop.
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_nodelay(true)
+        .build()
+        .expect("the settings are constant and the TLS provider is installed")
+}
+
 /// An HTTP client for one step; see [`crate::Context::http`]. Redirects are not followed.
 #[derive(Clone, Copy, Debug)]
 pub struct Http<'a> {
@@ -85,8 +96,17 @@ impl Http<'_> {
 
     /// As [`Self::request`] with a parsed URL.
     pub fn request_to(&self, method: Method, url: Url) -> RequestBuilder {
+        self.request_by(self.egress.client(), method, url)
+    }
+
+    /// As [`Self::request_to`], over HTTP/2 from the first byte on.
+    pub(crate) fn http2_request_to(&self, method: Method, url: Url) -> RequestBuilder {
+        self.request_by(self.egress.http2(), method, url)
+    }
+
+    fn request_by(&self, client: &Client, method: Method, url: Url) -> RequestBuilder {
         let (target, original_host) = self.egress.route(url);
-        let mut request = self.egress.client().request(method, target);
+        let mut request = client.request(method, target);
         if let Some(host) = original_host {
             request = request.header(ORIGINAL_HOST, host);
         }

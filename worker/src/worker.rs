@@ -165,6 +165,8 @@ impl Running {
             tokens: Tokens::default(),
             documents: Documents::default(),
             may_read_files: config.allow.iter().any(|a| a == "file"),
+            files: config.files.clone(),
+            processes: !config.allow.is_empty(),
         };
         let runner = Arc::new(Runner {
             nats: nats.clone(),

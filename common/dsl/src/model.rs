@@ -720,6 +720,8 @@ pub enum Feature {
     Grpc,
     /// `call: asyncapi`.
     AsyncApi,
+    /// `subscription.foreach` of `call: asyncapi`.
+    AsyncApiForeach,
     /// `call: mcp`.
     Mcp,
     /// `call: a2a`.
@@ -748,17 +750,14 @@ impl Feature {
     /// True when this build executes it.
     pub const fn is_executed(self) -> bool {
         match self {
-            Self::Extension => true,
+            Self::Extension | Self::Grpc | Self::AsyncApi | Self::Mcp | Self::A2a => true,
             Self::Listen
             | Self::ScheduleOn
             | Self::ScheduleExpression
             | Self::Container
             | Self::Script
             | Self::Shell
-            | Self::Grpc
-            | Self::AsyncApi
-            | Self::Mcp
-            | Self::A2a
+            | Self::AsyncApiForeach
             | Self::FunctionUrl
             | Self::FunctionCatalog
             | Self::LooseMode
@@ -780,6 +779,7 @@ impl fmt::Display for Feature {
             Self::OpenApi => "`call: openapi`",
             Self::Grpc => "`call: grpc`",
             Self::AsyncApi => "`call: asyncapi`",
+            Self::AsyncApiForeach => "`foreach` of an AsyncAPI subscription",
             Self::Mcp => "`call: mcp`",
             Self::A2a => "`call: a2a`",
             Self::FunctionUrl => "a function by URL",

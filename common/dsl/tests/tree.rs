@@ -643,7 +643,32 @@ fn asyncapi_with_a_subscription() {
         foreach.body.unwrap().tasks[0].pointer,
         "/do/0/t/with/subscription/foreach/do/0/x"
     );
-    assert!(json(&call.with).contains("subscription:{filter:<.ok>,consume:{amount:3,for:\"PT1M\"}}"));
+    let filter = "filter:{expression:\".ok\",variables:{}}";
+    assert!(json(&call.with).contains(&format!(
+        "subscription:{{{filter},consume:{{amount:3,for:\"PT1M\"}}}}"
+    )));
+}
+
+#[test]
+fn expressions_about_messages_are_left_to_the_worker() {
+    let subscribe = |consume: &str| {
+        format!(
+            "    call: asyncapi\n    with:\n      document: {{ endpoint: 'https://x.y' }}\n      channel: /c\n      \
+             subscription: {{ filter: '${{ .n == $input.n }}', consume: {{ {consume} }} }}\n"
+        )
+    };
+    let Call::AsyncApi(call) = call(&subscribe("while: 'length < $context.max and $input.go'")) else {
+        panic!()
+    };
+    let with = json(&call.with);
+    assert!(
+        with.contains("filter:{expression:\" .n == $input.n \",variables:{input:<$input>}}"),
+        "{with}"
+    );
+    assert!(
+        with.contains("while:{expression:\"length < $context.max and $input.go\",variables:{context:<$context>,input:<$input>}}"),
+        "{with}"
+    );
 }
 
 #[test]
@@ -843,6 +868,7 @@ do:
 - h: { set: { x: 1 }, input: { schema: { resource: { endpoint: 'https://x.y' } } } }
 - i: { run: { container: { image: x } } }
 - j: { run: { script: { language: js, code: x } } }
+- k: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, channel: c, subscription: { consume: { amount: 1 }, foreach: {} } } }
 ";
     assert_eq!(
         pending(source),
@@ -857,6 +883,7 @@ do:
             "13:42 a schema by `resource` is not supported yet",
             "14:15 `run: container` is not supported yet",
             "15:15 `run: script` is not supported yet",
+            "16:123 `foreach` of an AsyncAPI subscription is not supported yet",
         ]
     );
 }
@@ -888,6 +915,11 @@ do:
 - l: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { digest: { use: s } } } } }
 - m: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { oauth2: { use: s } } } } }
 - n: { call: http, with: { method: get, endpoint: { uri: 'https://x.y', authentication: { oidc: { use: s } } } } }
+- rk: { call: grpc, with: { proto: { endpoint: 'file://x' }, service: { name: s, host: h }, method: m } }
+- rl: { call: mcp, with: { method: tools/list, transport: { http: { endpoint: 'https://x.y' } } } }
+- rm: { call: a2a, with: { method: tasks/get, server: 'https://x.y', parameters: { id: a } } }
+- rn: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, operation: o, message: { payload: { a: 1 } } } }
+- ro: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, channel: c, subscription: { consume: { until: .a } } } }
 ";
     assert_eq!(pending(source), [""; 0]);
     assert_eq!(warnings(source), [""; 0]);

@@ -7,7 +7,7 @@
 pub(crate) mod body;
 pub(crate) mod output;
 mod request;
-mod span;
+pub(super) mod span;
 
 use std::time::Duration;
 
@@ -119,7 +119,8 @@ async fn send_once(ctx: &Context, prepared: &Prepared) -> Result<Response, Failu
     let name = prepared.name();
     let result = authenticate::send(ctx, prepared.policy.as_ref(), make, |e| failed(&name, e)).await;
     if let Some(span) = span {
-        span.end(ctx, prepared, result.as_ref().map(|r| r.status().as_u16()));
+        let status = result.as_ref().map(|r| r.status().as_u16());
+        span.end(ctx, (&prepared.method, &prepared.url), status);
     }
     result
 }

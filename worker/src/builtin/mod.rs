@@ -1,9 +1,20 @@
 //! What the stock worker can run.
 
+mod a2a;
+mod asyncapi;
 pub(crate) mod authenticate;
+mod deadline;
 mod demo;
+mod exchange;
+mod grpc;
 pub(crate) mod http;
+mod json_rpc;
+mod mcp;
 pub(crate) mod openapi;
+mod resource;
+mod sse;
+#[cfg(test)]
+mod testing;
 
 use crate::Function;
 
@@ -15,5 +26,9 @@ pub(crate) fn functions() -> Vec<Function> {
         Function::new("flaky:1.0.0", demo::flaky),
         Function::new("call:http", http::call),
         Function::new("call:openapi", openapi::call),
+        Function::new("call:grpc", grpc::call),
+        Function::new("call:asyncapi", asyncapi::call),
+        Function::new("call:mcp", mcp::call),
+        Function::new("call:a2a", a2a::call),
     ]
 }

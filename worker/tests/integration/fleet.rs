@@ -28,7 +28,9 @@ async fn a_worker_announces_what_it_can_do_and_that_it_lives() {
         ),
         ("w1", 5, &["default".into()][..])
     );
-    assert_eq!(register.capabilities, ["call:http"]);
+    for call in ["call:a2a", "call:asyncapi", "call:grpc", "call:http", "call:mcp"] {
+        assert!(register.capabilities.iter().any(|c| c == call), "{call}");
+    }
     assert_eq!(register.labels["zone"], "a");
     let info = register.functions.iter().find(|f| f.name == "echo").unwrap();
     assert_eq!((info.version.as_str(), info.queue.as_str()), ("2.1.0", "default"));

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod binary;
+mod calls;
 mod drain;
 mod fleet;
 mod leases;

@@ -127,6 +127,7 @@ impl Parser<'_> {
         let subscription = node.get("subscription");
         let foreach = subscription.and_then(|s| s.node.get("foreach")).map(|entry| {
             let at = subscription.map_or(*at, |s| at.key(&s.key, s.span));
+            self.note(Feature::AsyncApiForeach, &at.entry(entry));
             self.foreach(&entry.node, &at.entry(entry), env)
         });
         Some(AsyncApiCall {

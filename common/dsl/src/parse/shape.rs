@@ -4,11 +4,11 @@ use super::core::{Fields, Parser};
 use super::node::{At, Data, Entry, Node};
 use super::scope::Vars;
 use super::uses::Kind;
-use crate::Value;
 use crate::expression::{Expression, strip};
 use crate::model::DurationValue;
 use crate::template::Template;
 use crate::uri::UriTemplate;
+use crate::{Value, secret, value};
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,8 @@ pub(super) enum Shape {
     Map,
     /// An object of anything, or an expression.
     MapOrText,
-    /// An expression.
-    Expression,
+    /// An expression that the worker evaluates, for each message.
+    Later,
     /// A duration.
     Duration,
     /// A URI with or without authentication.
@@ -87,7 +87,7 @@ impl Parser<'_> {
             Shape::TextMap => self.shaped_map(node, at, vars, false),
             Shape::ScalarMap => self.shaped_map(node, at, vars, true),
             Shape::Map | Shape::MapOrText => self.shaped_object(node, at, shape, vars),
-            Shape::Expression => self.expression(node, at, vars).map(Template::Expression),
+            Shape::Later => self.later(node, at, vars),
             Shape::Duration => self.duration(node, at, vars).map(|d| match d {
                 DurationValue::Fixed(_) => Template::Literal(node.value.clone()),
                 DurationValue::Computed(e) => Template::Expression(e),
@@ -196,6 +196,24 @@ impl Parser<'_> {
                 None
             }
         }
+    }
+
+    /// The expression as a text, and the values of the variables that it uses.
+    fn later(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Option<Template> {
+        let expression = self.expression(node, at, vars)?;
+        let mut values = Vec::new();
+        for name in expression.variables() {
+            if secret::LATE_VARIABLES.contains(&name.as_str()) {
+                let fault = at.error_in(node, format!("`${name}` cannot be used here"));
+                self.report(fault.hint("the expression is evaluated by the worker, for each message"));
+                return None;
+            }
+            let variable = self.compile(node, at, (0, &format!("${name}")), vars)?;
+            values.push((name.clone(), Template::Expression(variable)));
+        }
+        let source = Template::Literal(value::string(expression.source()));
+        let members = [("expression", source), ("variables", Template::object(values))];
+        Some(Template::object(members.map(|(k, t)| (k.to_owned(), t)).into()))
     }
 
     /// As the value is, with references to authentications replaced by what they refer to.
@@ -323,7 +341,7 @@ pub(super) const ASYNCAPI: Shape = Shape::Object(&Keys {
                 what: "`subscription`",
                 required: &["consume"],
                 keys: &[
-                    ("filter", Shape::Expression),
+                    ("filter", Shape::Later),
                     (
                         "consume",
                         Shape::Object(&Keys {
@@ -332,8 +350,8 @@ pub(super) const ASYNCAPI: Shape = Shape::Object(&Keys {
                             keys: &[
                                 ("amount", Shape::Integer(1, i64::MAX)),
                                 ("for", Shape::Duration),
-                                ("while", Shape::Expression),
-                                ("until", Shape::Expression),
+                                ("while", Shape::Later),
+                                ("until", Shape::Later),
                             ],
                             one_of: &[&["amount", "while", "until"]],
                         }),

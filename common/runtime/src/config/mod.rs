@@ -125,6 +125,8 @@ pub struct WorkerConfig {
     pub redirects: Redirects,
     /// Directory of secrets, one file or directory each.
     pub secrets_dir: Option<PathBuf>,
+    /// Directory whose files definitions may name.
+    pub files: Option<PathBuf>,
     /// Dangerous call types that are allowed.
     pub allow: Vec<String>,
     /// Unconfirmed messages of one sender.
@@ -191,6 +193,7 @@ impl WorkerConfig {
             drain: r.get("MILLRACE_DRAIN"),
             redirects: r.optional("MILLRACE_HTTP_REDIRECTS").unwrap_or_default(),
             secrets_dir: r.optional("MILLRACE_SECRETS_DIR"),
+            files: r.optional("MILLRACE_FILES"),
             allow: allow(&mut r),
             publish_in_flight: publish_in_flight(&mut r),
         };

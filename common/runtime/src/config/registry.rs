@@ -226,6 +226,13 @@ pub const VARS: &[Var] = &[
         "Sends HTTP calls for a host (`host` or `host:port`) to another base URL: egress gateways and tests.",
     ),
     var(
+        "MILLRACE_FILES",
+        "",
+        "path",
+        WORKER,
+        "Directory whose files definitions may name, as `file://` URIs below it; without it, none can be read.",
+    ),
+    var(
         "MILLRACE_SECRETS_DIR",
         "",
         "path",

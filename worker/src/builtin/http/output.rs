@@ -139,7 +139,7 @@ fn charset(content_type: &str) -> Option<&str> {
 }
 
 /// Headers by name; repeated ones joined by a comma.
-pub(super) fn headers(map: &HeaderMap) -> BTreeMap<String, String> {
+pub(crate) fn headers(map: &HeaderMap) -> BTreeMap<String, String> {
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in map {
         let value = String::from_utf8_lossy(value.as_bytes());

@@ -3,12 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use millrace_runtime::telemetry::{Span, SpanKind, SpanStatus, TraceContext, span_id_of};
+use reqwest::{Method, Url};
 
-use super::Prepared;
 use crate::{Context, Failure};
 
 /// See the module.
-pub(super) struct CallSpan {
+pub(in crate::builtin) struct CallSpan {
     context: TraceContext,
     parent: TraceContext,
     start_us: i64,
@@ -16,7 +16,7 @@ pub(super) struct CallSpan {
 
 impl CallSpan {
     /// `None` when the run is not traced.
-    pub(super) fn begin(ctx: &Context) -> Option<Self> {
+    pub(in crate::builtin) fn begin(ctx: &Context) -> Option<Self> {
         let parent = ctx.trace().filter(|t| t.sampled && ctx.tracer().enabled())?;
         let start_us = now_us();
         // A step may call several times (redirections): the time tells them apart.
@@ -29,13 +29,17 @@ impl CallSpan {
     }
 
     /// What the request carries.
-    pub(super) const fn context(&self) -> TraceContext {
+    pub(in crate::builtin) const fn context(&self) -> TraceContext {
         self.context
     }
 
     /// The answer, or the failure, is here. The URL is told without credentials and query.
-    pub(super) fn end(self, ctx: &Context, prepared: &Prepared, status: Result<u16, &Failure>) {
-        let Prepared { method, url, .. } = prepared;
+    pub(in crate::builtin) fn end(
+        self,
+        ctx: &Context,
+        (method, url): (&Method, &Url),
+        status: Result<u16, &Failure>,
+    ) {
         let host = url.host_str().unwrap_or_default().to_owned();
         let mut attributes = vec![
             ("http.request.method", method.to_string().into()),
