@@ -1,5 +1,7 @@
 //! The command line as typed: what clap reads. Commands turn it into what they need.
 
+#[cfg(test)]
+mod reference;
 mod schedule;
 
 use std::path::PathBuf;
