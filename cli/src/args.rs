@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Look at schedules; pause, resume, trigger and backfill them.
     #[command(subcommand, visible_alias = "schedules")]
     Schedule(ScheduleCommand),
+    /// Work with events.
+    #[command(subcommand, visible_alias = "events")]
+    Event(EventCommand),
     /// Be a coordinator.
     Coordinator,
     /// Measure a running stack.
@@ -89,9 +92,6 @@ pub(crate) enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Agent(Later),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Event(Later),
     /// Not supported yet.
     #[command(hide = true)]
     Dlq(Later),
@@ -113,6 +113,7 @@ impl Command {
             }
             Self::Worker(args) => args.command.as_ref().map(WorkerCommand::read),
             Self::Queue(command) => Some(command.read()),
+            Self::Event(EventCommand::Send { read, .. }) => Some(read),
             _ => None,
         };
         read.map_or(Format::Table, |read| read.output)
@@ -372,6 +373,18 @@ impl WorkerCommand {
             Self::List { read } | Self::Get { read, .. } | Self::Drain { read, .. } => read,
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventCommand {
+    /// Publish events: to instances that listen, and to every other client of the stream.
+    Send {
+        /// A CloudEvent in JSON, or an array of them; `-` reads standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]

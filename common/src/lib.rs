@@ -5,11 +5,13 @@
 //! - [`InstanceKey`] names one run of a definition; [`partition_of`] says which partition owns it.
 //! - [`Record`] is one entry of a partition's log; [`RecordBody`] lists everything that can change state.
 //! - [`Step`] is a task execution handed to the fleet; [`StepResult`] is what comes back.
+//! - [`CloudEvent`] is an event, checked where it comes in.
 //! - [`Problem`] is an error as the language defines it (RFC 9457 members).
 //! - [`names`] builds every stream, subject, consumer and Redis key; nothing else spells one.
 //! - [`limits`] holds every bound, with its reason and what happens there.
 //! - [`wire`] encodes records, steps and results, versioned.
 
+pub mod event;
 mod fleet;
 pub mod hash;
 mod id;
@@ -21,6 +23,7 @@ mod schedule;
 mod step;
 pub mod wire;
 
+pub use event::CloudEvent;
 pub use fleet::{
     AskReply, AskRequest, BEAT_MS, BEAT_RUNNING_MAX, Beat, EVERY_WORKER, FunctionInfo, Register, Registered,
     RunningStep, WorkerCommand,

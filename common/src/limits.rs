@@ -126,3 +126,22 @@ pub const SCHEDULE_INPUT_BYTES_MAX: usize = 64 * 1024;
 /// An external resource that a call needs first: an AsyncAPI document, a `.proto` file with its imports, an agent's
 /// card. Larger ones fail the call.
 pub const RESOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// One event in JSON. Every instance that it concerns gets a copy. Larger ones get 413; an `emit` of a larger one
+/// faults its task; in the stream they are skipped and counted.
+pub const EVENT_BYTES_MAX: usize = 256 * 1024;
+
+/// One attribute of an event, `data` not counted. Longer ones get 400.
+pub const EVENT_ATTRIBUTE_BYTES_MAX: usize = 4 * 1024;
+
+/// Events in one batch over HTTP. More get 400.
+pub const EVENT_BATCH_MAX: usize = 1_000;
+
+/// Bytes of one request with events. More get 413.
+pub const EVENT_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Events that one `listen` holds: consumed ones, and those that wait for `foreach`. One more faults the task.
+pub const LISTEN_EVENTS_MAX: usize = 1_000;
+
+/// Bytes of what one `listen` holds. More fault the task, as its output could not be stored.
+pub const LISTEN_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;

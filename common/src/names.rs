@@ -14,6 +14,14 @@ pub const STEPS_SUBJECTS: &str = "mr.steps.>";
 pub const DEFINITIONS_STREAM: &str = "MR_DEFINITIONS";
 /// All subjects of [`DEFINITIONS_STREAM`].
 pub const DEFINITIONS_SUBJECTS: &str = "mr.definition.>";
+/// Events (CloudEvents in structured JSON mode) of everybody: read by the correlators, open to any client.
+pub const EVENTS_STREAM: &str = "MR_EVENTS";
+/// All subjects of [`EVENTS_STREAM`].
+pub const EVENTS_SUBJECTS: &str = "mr.events.>";
+/// Lifecycle events of workflows and tasks, where they are turned on.
+pub const LIFECYCLE_STREAM: &str = "MR_LIFECYCLE";
+/// All subjects of [`LIFECYCLE_STREAM`].
+pub const LIFECYCLE_SUBJECTS: &str = "mr.lifecycle.>";
 /// Core NATS: hints that an instance changed its status. Payload: `namespace/id status`.
 pub const ENDED_HINT: &str = "mr.hint.ended";
 /// Core NATS: hint that the registry (definitions, functions, workers) changed.
@@ -82,6 +90,35 @@ pub fn definition_subject(d: &DefinitionRef) -> String {
     )
 }
 
+/// Subject of an event: its type, with what cannot stand in a subject as `_`. Filtering by it is a help for other
+/// clients; nothing here depends on it.
+pub fn event_subject(kind: &str) -> String {
+    typed_subject("mr.events", kind)
+}
+
+/// Subject of a lifecycle event, likewise.
+pub fn lifecycle_subject(kind: &str) -> String {
+    typed_subject("mr.lifecycle", kind)
+}
+
+fn typed_subject(prefix: &str, kind: &str) -> String {
+    const BYTES_MAX: usize = 200;
+    let legal = |c: char| match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => c,
+        _ => '_',
+    };
+    let tokens = kind.split('.').map(|token| match token {
+        "" => "_".to_owned(),
+        token => token.chars().map(legal).collect(),
+    });
+    let mut subject = format!("{prefix}.{}", tokens.collect::<Vec<String>>().join("."));
+    subject.truncate(BYTES_MAX);
+    if subject.ends_with('.') {
+        subject.push('_');
+    }
+    subject
+}
+
 /// Redis: the fence of a partition (STRING, no TTL).
 pub fn fence_key(p: PartitionId) -> String {
     format!("{{mr:{p}}}:fence")
@@ -105,6 +142,22 @@ pub fn timers_key(p: PartitionId) -> String {
 /// Redis: effects that must leave, and steps that are out (HASH).
 pub fn outbox_key(p: PartitionId) -> String {
     format!("{{mr:{p}}}:outbox")
+}
+
+/// Redis: what instances listen for (HASH, `namespace/id|frame` -> JSON).
+pub fn listeners_key(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:listeners")
+}
+
+/// Field of [`listeners_key`].
+pub fn listener_field(i: &InstanceKey, frame: u32) -> String {
+    format!("{i}|{frame}")
+}
+
+/// Reads a [`listener_field`] back; `None` when it is not one.
+pub fn parse_listener_field(text: &str) -> Option<(InstanceKey, u32)> {
+    let (instance, frame) = text.split_once('|')?;
+    Some((instance.parse().ok()?, frame.parse().ok()?))
 }
 
 /// Redis: all instances by time of creation (ZSET, score = created in Unix ms, member = `namespace/id`).
@@ -194,6 +247,19 @@ mod tests {
         let t = TimerId { frame: 7, number: 3 };
         assert_eq!(parse_timer_member(&timer_member(&i, t)), Some((i, t)));
         assert_eq!(parse_timer_member("default/a|1"), None);
+    }
+
+    #[test]
+    fn subjects_of_events_are_legal() {
+        for (kind, subject) in [
+            ("com.example.order", "mr.events.com.example.order"),
+            ("a b*>/c", "mr.events.a_b___c"),
+            (".x..y.", "mr.events._.x._.y._"),
+            ("ü", "mr.events._"),
+        ] {
+            assert_eq!(event_subject(kind), subject);
+        }
+        assert!(event_subject(&"x.".repeat(500)).len() <= 201);
     }
 
     #[test]

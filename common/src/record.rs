@@ -86,6 +86,13 @@ pub enum RecordBody {
     },
     /// About the schedule of the definition whose `namespace/name` is the key.
     Schedule(Box<ScheduleRecord>),
+    /// An event concerns a task that listens. Made by the owner of the partition from the stream of events.
+    Event {
+        /// The engine's slot.
+        frame: u32,
+        /// The event.
+        event: RawJson,
+    },
 }
 
 impl RecordBody {
@@ -102,6 +109,7 @@ impl RecordBody {
             Self::Lost { .. } => "lost",
             Self::ChildEnded { .. } => "childEnded",
             Self::Schedule(_) => "schedule",
+            Self::Event { .. } => "event",
         }
     }
 
@@ -117,7 +125,8 @@ impl RecordBody {
             | Self::Result(_)
             | Self::Progress(_)
             | Self::Continue { .. }
-            | Self::Lost { .. } => false,
+            | Self::Lost { .. }
+            | Self::Event { .. } => false,
         }
     }
 }

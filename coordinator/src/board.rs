@@ -31,6 +31,8 @@ pub struct PartitionState {
     /// The earliest of their due times, Unix ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_schedule_due_ms: Option<i64>,
+    /// Tasks that listen for events.
+    pub listening: u64,
 }
 
 /// Why new starts are refused for now.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use millrace_common::{PartitionId, names};
-use millrace_runtime::config::CoordinatorConfig;
+use millrace_runtime::config::{CoordinatorConfig, Lifecycle};
 use millrace_runtime::redis::SharedRedis;
 
 /// Layout of keys and streams. Raised when an old build could not read what a new one writes.
@@ -81,10 +81,23 @@ pub async fn open(
     }
     ensure(&jetstream, steps(config)).await?;
     ensure(&jetstream, definitions(config)).await?;
+    ensure(&jetstream, events(config)).await?;
+    if config.lifecycle != Lifecycle::Off {
+        ensure(&jetstream, lifecycle(config)).await?;
+    }
     Ok(Cluster {
         jetstream,
         incarnations,
     })
+}
+
+/// The stream of events; made anew where somebody deleted it: it holds nothing that only it knows.
+pub async fn open_events(
+    config: &CoordinatorConfig,
+    jetstream: &jetstream::Context,
+) -> Result<Stream<()>, Error> {
+    ensure(jetstream, events(config)).await?;
+    handle(jetstream, names::EVENTS_STREAM).await
 }
 
 async fn check_fixed(config: &CoordinatorConfig, redis: &SharedRedis) -> Result<(), Error> {
@@ -243,6 +256,27 @@ fn definitions(config: &CoordinatorConfig) -> Config {
         max_bytes: -1,
         discard: DiscardPolicy::Old,
         ..base(config)
+    }
+}
+
+/// Events are for whoever listens now: the oldest go when the stream is full or they are too old.
+fn events(config: &CoordinatorConfig) -> Config {
+    Config {
+        name: names::EVENTS_STREAM.into(),
+        subjects: vec![names::EVENTS_SUBJECTS.into()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(config.events_bytes_max),
+        max_age: config.events_age_max,
+        ..base(config)
+    }
+}
+
+fn lifecycle(config: &CoordinatorConfig) -> Config {
+    Config {
+        name: names::LIFECYCLE_STREAM.into(),
+        subjects: vec![names::LIFECYCLE_SUBJECTS.into()],
+        ..events(config)
     }
 }
 

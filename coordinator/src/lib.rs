@@ -10,6 +10,7 @@
 pub mod api;
 pub mod board;
 pub mod cluster;
+pub mod events;
 pub mod fleet;
 pub mod janitor;
 pub mod log;

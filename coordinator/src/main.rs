@@ -10,6 +10,7 @@ use anyhow::Context;
 use millrace_coordinator::api::{ApiParts, ApiState, check_listen};
 use millrace_coordinator::board::Board;
 use millrace_coordinator::cluster::{self, Cluster};
+use millrace_coordinator::events::Events;
 use millrace_coordinator::fleet::{EnsureQueue, Fleet};
 use millrace_coordinator::janitor::Janitor;
 use millrace_coordinator::log::Log;
@@ -155,6 +156,7 @@ impl Parts {
         queues.ensure(millrace_common::names::DEFAULT_QUEUE).await?;
         let membership = Membership::new(&config.id);
         let (publisher, _) = Publisher::start(&nats, PublisherOptions::default()).await?;
+        let publisher = Arc::new(publisher);
         let api = ApiState::new(ApiParts {
             coordinator: config.id.clone(),
             build: env!("CARGO_PKG_VERSION").into(),
@@ -162,7 +164,8 @@ impl Parts {
             token: config.token.clone(),
             nats: nats.clone(),
             store: store.clone(),
-            log: Log::new(config.partitions, Arc::new(publisher)),
+            log: Log::new(config.partitions, publisher.clone()),
+            events: Events::new(publisher),
             registry: registry.clone(),
             board: board.clone(),
             metrics: metrics.clone(),

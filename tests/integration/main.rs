@@ -6,6 +6,7 @@
 mod absence;
 mod bounds;
 mod durable;
+mod events;
 mod examples;
 mod fork;
 mod hostile;

@@ -41,6 +41,7 @@ fn records_of_version_1_decode_and_encode_the_same() {
         "childEnded",
         "continue",
         "control",
+        "event",
         "lost",
         "progress",
         "result",

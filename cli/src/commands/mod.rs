@@ -6,6 +6,7 @@ mod completion;
 mod definition;
 mod demo;
 mod dev;
+mod event;
 mod instance;
 mod queue;
 mod run;
@@ -44,7 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Demo(args) => demo::run(&args).await,
         Command::Completion { shell } => completion::run(shell),
         Command::Agent(later) => Err(not_yet("agent", &later.rest)),
-        Command::Event(later) => Err(not_yet("event", &later.rest)),
+        Command::Event(args) => event::run(args, &client()?).await,
         Command::Dlq(later) => Err(not_yet("dlq", &later.rest)),
         Command::Exec(args) => Err(exec::run(&args)),
     }

@@ -750,9 +750,8 @@ impl Feature {
     /// True when this build executes it.
     pub const fn is_executed(self) -> bool {
         match self {
-            Self::Extension | Self::Grpc | Self::AsyncApi | Self::Mcp | Self::A2a => true,
-            Self::Listen
-            | Self::ScheduleOn
+            Self::Extension | Self::Listen | Self::Grpc | Self::AsyncApi | Self::Mcp | Self::A2a => true,
+            Self::ScheduleOn
             | Self::ScheduleExpression
             | Self::Container
             | Self::Script

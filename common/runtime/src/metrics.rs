@@ -98,6 +98,14 @@ instruments! {
     /// Records in the logs of this process' partitions that are not applied yet.
     log_backlog: IntGauge = "millrace_log_backlog";
 
+    // Events.
+    /// Events that the partitions of this process looked at.
+    events_read: IntCounter = "millrace_events_read_total";
+    /// Filters evaluated in full, because a look-up did not decide.
+    events_evaluations: IntCounter = "millrace_events_evaluations_total";
+    /// Events folded into instances that listen.
+    events_delivered: IntCounter = "millrace_events_delivered_total";
+
     // Timers.
     /// Time from due to fired.
     timer_lag: Histogram = "millrace_timer_lag_seconds";

@@ -10,6 +10,7 @@
 //! | result, child ended | – | goes on | kept | – | – |
 //! | progress | – | kept | kept | – | – |
 //! | timer | – | fires | remembered | – | – |
+//! | event | – | consumed | kept | – | – |
 //! | continue | – | goes on | – | – | – |
 //! | lost | – | dispatched again | remembered | – | – |
 
@@ -65,7 +66,8 @@ pub fn apply(definitions: &dyn Definitions, instance: &mut Option<Instance>, rec
             | RecordBody::Timer { .. }
             | RecordBody::Continue { .. }
             | RecordBody::Lost { .. }
-            | RecordBody::ChildEnded { .. },
+            | RecordBody::ChildEnded { .. }
+            | RecordBody::Event { .. },
             None,
         ) => ignored(Ignored::NoInstance, Vec::new()),
         (body, Some(existing)) => event(definitions, existing, body, record.time_ms),
@@ -379,6 +381,7 @@ fn fold(activation: &mut Activation<'_>, body: &RecordBody) -> Result<Move, Igno
             child,
             outcome,
         } => activation.child_ended(*frame, child, outcome),
+        RecordBody::Event { frame, event } => activation.event(*frame, event),
         RecordBody::Announce { .. }
         | RecordBody::Start(_)
         | RecordBody::Control { .. }

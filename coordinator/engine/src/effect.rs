@@ -1,7 +1,9 @@
 //! What an activation wants done, as data. Effects leave only after the commit that holds their cause.
 
 use bytes::Bytes;
-use millrace_common::{InstanceKey, Late, RawJson, RecordBody, Reply, TimerId};
+use millrace_common::{CloudEvent, InstanceKey, Late, RawJson, RecordBody, Reply, TimerId};
+
+use crate::listen::Interest;
 
 /// Result of one `apply`.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +45,8 @@ pub enum Ignored {
     StaleContinue,
     /// A child that nobody waits for any more.
     StaleChild,
+    /// An event that nothing listens for any more, or that was consumed before.
+    StaleEvent,
     /// A control that is already true or makes no sense now.
     NotAllowed,
     /// The token does not belong to the step.
@@ -62,6 +66,7 @@ impl Ignored {
             Self::StaleTimer => "staleTimer",
             Self::StaleContinue => "staleContinue",
             Self::StaleChild => "staleChild",
+            Self::StaleEvent => "staleEvent",
             Self::NotAllowed => "notAllowed",
             Self::BadToken => "badToken",
         }
@@ -109,6 +114,28 @@ pub enum Effect {
         to: InstanceKey,
         /// What.
         body: Box<RecordBody>,
+    },
+    /// A task listens, or wants something else than before. Kept under the frame until [`Effect::Unlisten`].
+    Listen {
+        /// The frame.
+        frame: u32,
+        /// What it wants.
+        interest: Box<Interest>,
+        /// It begins to listen now: events from now on count.
+        is_new: bool,
+    },
+    /// A task listens no more.
+    Unlisten {
+        /// The frame.
+        frame: u32,
+    },
+    /// Publish an event. Kept in the outbox under `id` until the stream of events has acknowledged it; may be published
+    /// more than once, and the stream drops the repeats by [`CloudEvent::message_id`].
+    Emit {
+        /// Unique within the instance; a retry of the same task has the same one.
+        id: String,
+        /// The event.
+        event: Box<CloudEvent>,
     },
     /// Tell whoever asked. A hint, not kept.
     Reply {

@@ -1,6 +1,6 @@
 //! Active tasks. A frame exists for every task that waits for something or has tasks inside, and for the workflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use millrace_common::{InstanceKey, Late, Problem, RawJson, TimerId};
@@ -8,6 +8,7 @@ use millrace_dsl::model::Flow;
 
 use crate::data::Data;
 use crate::ids::Path;
+use crate::listen::Interest;
 use crate::plan::NodeId;
 
 /// Number of a frame: unique within the instance, never used twice, larger than its parent's.
@@ -77,6 +78,7 @@ pub(crate) enum Body {
     Step(StepState),
     Wait(Timer),
     Child(ChildState),
+    Listen(Box<ListenState>),
     /// A branch that is done; waits for the others.
     Done(Data),
     /// A branch of a competing fork that failed; the others go on.
@@ -208,6 +210,33 @@ pub(crate) struct ChildState {
     pub(crate) held: Option<Result<Data, Box<Problem>>>,
 }
 
+/// Consumes events.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenState {
+    /// What it wanted when it began. Stored once.
+    pub(crate) interest: Arc<Interest>,
+    /// Filters that have had their event, if each gets one only.
+    pub(crate) closed: Vec<u32>,
+    /// Keys of correlations: what the first event gave.
+    pub(crate) keys: BTreeMap<String, RawJson>,
+    /// Fingerprints of all events consumed: repeats are dropped.
+    pub(crate) seen: Vec<u64>,
+    /// Consumed, and not yet in the output. First in, first out.
+    pub(crate) queue: VecDeque<Data>,
+    /// What the task gives, in the order of consumption.
+    pub(crate) output: Vec<Data>,
+    /// Bytes of queue and output.
+    pub(crate) bytes: usize,
+    /// Takes no more events; the correlator does not know it any more.
+    pub(crate) done: bool,
+    /// The event that `foreach` works on.
+    pub(crate) item: Option<Data>,
+    /// A bound was passed: fails as soon as it may.
+    pub(crate) failed: Option<Box<Problem>>,
+    /// Where the list of `foreach` stands.
+    pub(crate) cursor: Cursor,
+}
+
 /// What a leaf counts as for the status of the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
@@ -291,7 +320,7 @@ impl Frame {
             Body::Inline(arguments) => arguments,
             Body::Done(output) => output,
             Body::Fork(_) | Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Failed(_) => &self.input,
-            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Extended(_) => {
+            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Listen(_) | Body::Extended(_) => {
                 self.cursor().map_or(&self.input, |c| &c.data)
             }
         }
@@ -303,6 +332,7 @@ impl Frame {
             Body::For(f) => Some(&f.cursor),
             Body::Try(t) => Some(&t.cursor),
             Body::Extended(e) => Some(&e.cursor),
+            Body::Listen(l) => Some(&l.cursor),
             Body::Fork(_)
             | Body::Inline(_)
             | Body::Step(_)
@@ -319,6 +349,7 @@ impl Frame {
             Body::For(f) => Some(&mut f.cursor),
             Body::Try(t) => Some(&mut t.cursor),
             Body::Extended(e) => Some(&mut e.cursor),
+            Body::Listen(l) => Some(&mut l.cursor),
             Body::Fork(_)
             | Body::Inline(_)
             | Body::Step(_)
@@ -331,14 +362,26 @@ impl Frame {
 
     /// Number of the current iteration, part of the path of what runs below.
     pub(crate) fn iteration(&self) -> u32 {
-        let Body::For(state) = &self.body else { return 0 };
-        state.index
+        match &self.body {
+            Body::For(state) => state.index,
+            Body::Listen(state) => u32::try_from(state.output.len()).unwrap_or(u32::MAX),
+            Body::List(_)
+            | Body::Fork(_)
+            | Body::Try(_)
+            | Body::Inline(_)
+            | Body::Extended(_)
+            | Body::Step(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => 0,
+        }
     }
 
     pub(crate) fn open(&self) -> Open {
         match &self.body {
             Body::Step(_) => Open::Step,
-            Body::Wait(_) | Body::Child(_) => Open::Wait,
+            Body::Wait(_) | Body::Child(_) | Body::Listen(_) => Open::Wait,
             Body::Try(TryState {
                 phase: Phase::Delay, ..
             }) => Open::Wait,
@@ -368,6 +411,7 @@ impl Frame {
             | Body::Extended(_)
             | Body::Step(_)
             | Body::Child(_)
+            | Body::Listen(_)
             | Body::Done(_)
             | Body::Failed(_) => (None, None),
         };

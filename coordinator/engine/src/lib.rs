@@ -14,8 +14,9 @@
 //!
 //! # Where what is
 //! `apply` is the table of states and records. `plan` flattens a definition into nodes; `state` is an instance, `frame`
-//! an active task of it, `data` what flows, `store` all of that as fields. `activate` runs what a record made runnable:
-//! one file a construct. `schedule` is the other thing that records are folded into. `scope` says what expressions see, `ids` how ids derive, `trace` what humans read afterwards,
+//! an active task of it, `listen` what events concern it, `data` what flows, `store` all of that as fields. `activate`
+//! runs what a record made runnable: one file a construct. `schedule` is the other thing that records are folded into.
+//! `scope` says what expressions see, `ids` how ids derive, `trace` what humans read afterwards,
 //! `view` what the API shows.
 //!
 //! # What it does where the language is silent
@@ -40,6 +41,7 @@ mod dispatch;
 pub mod effect;
 mod frame;
 mod ids;
+pub mod listen;
 pub mod plan;
 pub mod schedule;
 mod scope;
@@ -52,6 +54,7 @@ pub mod view;
 
 pub use apply::{apply, set_aside};
 pub use effect::{Dispatch, Effect, Ignored, Outcome, Transition, Writes};
+pub use listen::Interest;
 pub use plan::{Definitions, Plan};
 pub use schedule::{Schedule, ScheduleView, apply_schedule};
 pub use state::Instance;

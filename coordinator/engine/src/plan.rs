@@ -15,6 +15,8 @@ use millrace_dsl::model::{
 use millrace_dsl::template::Template;
 use millrace_dsl::{Value, secret, value};
 
+use crate::listen::ListenNode;
+
 /// Where `apply` finds definitions. The shell answers from a cache that it filled before.
 pub trait Definitions {
     /// The plan of an exact version; `None` faults the start with a configuration error.
@@ -85,6 +87,7 @@ pub(crate) enum Action {
     Emit(Template),
     Wait(DurationValue),
     Child(Box<ChildNode>),
+    Listen(Box<ListenNode>),
     Http(Box<HttpCall>),
     Fleet {
         function: Arc<str>,
@@ -302,7 +305,11 @@ impl Builder {
             })),
             TaskKind::Raise(error) => Action::Raise(Box::new(error.clone())),
             TaskKind::Emit(emit) => Action::Emit(emit.with.clone()),
-            TaskKind::Listen(_) => Action::Unsupported("`listen`".into()),
+            TaskKind::Listen(listen) => {
+                let body = listen.foreach.as_ref().and_then(|f| f.body.as_ref());
+                let body = self.optional(body).unwrap_or_default();
+                Action::Listen(Box::new(ListenNode::new(listen, body)))
+            }
             TaskKind::Wait(duration) => Action::Wait(duration.clone()),
             TaskKind::Run(run) => process(run),
             TaskKind::Call(call) => self.call(call),

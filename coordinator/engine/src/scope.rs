@@ -144,7 +144,8 @@ impl Scope<'_> {
         attempt(most.0)
     }
 
-    fn variable(&self, name: &str) -> Option<Value> {
+    /// The value of a variable, without `$`.
+    pub(crate) fn variable(&self, name: &str) -> Option<Value> {
         match name {
             "context" => Some(self.context().value().clone()),
             "input" => self.input.map(|d| d.value().clone()),
@@ -185,6 +186,16 @@ impl Scope<'_> {
                 }
                 if node.at == name {
                     return Some(value::number_i64(state.index.into()));
+                }
+            }
+            if let (Some(Action::Listen(node)), Body::Listen(state)) = (action, &frame.body)
+                && let (Some(foreach), Some(item)) = (&node.foreach, &state.item)
+            {
+                if foreach.item == name {
+                    return Some(item.value().clone());
+                }
+                if foreach.at == name {
+                    return Some(value::number_i64(frame.iteration().into()));
                 }
             }
             if let (Some(Action::Try(node)), Body::Try(state)) = (action, &frame.body)

@@ -3,7 +3,7 @@
 use millrace_dsl::{Value, value};
 
 /// RFC 3339 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`.
-pub(crate) fn rfc3339(ms: i64) -> String {
+pub fn rfc3339(ms: i64) -> String {
     let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     let (year, month, day) = civil(days);
     let (hour, minute) = (rest / 3_600_000, rest / 60_000 % 60);

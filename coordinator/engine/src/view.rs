@@ -9,7 +9,7 @@ use crate::frame::FrameId;
 use crate::state::Instance;
 use crate::status::Status;
 use crate::store::{self, BodyRow, FrameRow, HeaderRow, IdentityRow, LoadError, PhaseRow};
-use crate::time::rfc3339;
+pub use crate::time::rfc3339;
 
 /// An instance for `GET /instances/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,6 +102,8 @@ pub enum WaitingKind {
     Retry,
     /// A child instance.
     Child,
+    /// Events.
+    Event,
     /// The rest of a long activation.
     Continue,
     /// An operator: the instance is quarantined.
@@ -230,7 +232,12 @@ fn leaf(frame: &FrameRow) -> Option<Waiting> {
             due: delay.map(|d| rfc3339(d.due_ms())),
             ..new(WaitingKind::Retry)
         },
+        BodyRow::Listen { done: false, .. } => Waiting {
+            due: frame.timeout.map(|t| rfc3339(t.due_ms())),
+            ..new(WaitingKind::Event)
+        },
         BodyRow::Try { .. }
+        | BodyRow::Listen { .. }
         | BodyRow::List(_)
         | BodyRow::For { .. }
         | BodyRow::Fork { .. }

@@ -6,6 +6,7 @@ mod body;
 mod control;
 mod definitions;
 mod endings;
+mod events;
 mod instances;
 mod observe;
 mod openapi;
@@ -29,6 +30,7 @@ use millrace_runtime::metrics::Metrics;
 use millrace_runtime::nats::Nats;
 
 use crate::board::Board;
+use crate::events::Events;
 use crate::fleet::Roster;
 use crate::log::Log;
 use crate::queries::Queries;
@@ -57,6 +59,8 @@ pub struct ApiParts {
     pub store: Store,
     /// The logs.
     pub log: Log,
+    /// The stream of events.
+    pub events: Events,
     /// Definitions and functions.
     pub registry: Registry,
     /// The parts' state.
@@ -176,7 +180,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/schedules/{namespace}/{name}", get(schedules::one))
         .route("/schedules/{namespace}/{name}/{action}", post(schedules::command))
         .route("/status", get(status::status))
-        .route("/events", post(observe::not_yet))
+        .route("/events", post(events::publish))
         .route("/registry/transactions", post(observe::not_yet))
         .route("/registry/agents", get(observe::not_yet))
         .route(

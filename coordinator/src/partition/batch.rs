@@ -15,6 +15,7 @@ pub(crate) struct Batch {
     timers: BTreeMap<String, Option<i64>>,
     outbox: BTreeMap<String, Option<Bytes>>,
     schedules: BTreeMap<String, Option<Bytes>>,
+    listeners: BTreeMap<String, Option<Bytes>>,
     index: Vec<(InstanceKey, i64)>,
     open: BTreeMap<InstanceKey, Option<i64>>,
     expire: Vec<(InstanceKey, i64)>,
@@ -58,6 +59,12 @@ impl Batch {
     pub(crate) fn schedule(&mut self, key: &InstanceKey, state: Bytes) {
         self.bytes += 64 + state.len();
         self.schedules.insert(key.to_string(), Some(state));
+    }
+
+    /// Sets or removes what a task listens for.
+    pub(crate) fn listener(&mut self, field: String, value: Option<Bytes>) {
+        self.bytes += 64 + value.as_ref().map_or(0, Bytes::len);
+        self.listeners.insert(field, value);
     }
 
     /// Notes in the outbox that a message has left. What the batch itself says of the entry is newer: the step may be
@@ -123,6 +130,11 @@ impl Batch {
         hash_commands(
             &names::schedules_key(p),
             self.schedules.iter().map(|(f, v)| (f.as_str(), v.as_ref())),
+            pipe,
+        );
+        hash_commands(
+            &names::listeners_key(p),
+            self.listeners.iter().map(|(f, v)| (f.as_str(), v.as_ref())),
             pipe,
         );
         zset_commands(

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use millrace_common::{
-    InstanceKey, PartitionId, RecordBody, Reply, Step, StepOutcome, StepResult, names, partition_of, wire,
+    CloudEvent, InstanceKey, PartitionId, RecordBody, Reply, Step, StepOutcome, StepResult, names,
+    partition_of, wire,
 };
 use millrace_engine::{Dispatch, Instance};
 use millrace_runtime::nats::{Ack, Completion, Completions, Nats, PublishError, Publisher};
@@ -18,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use super::outbox::{OpenStep, Outbox};
+use crate::events;
 
 /// What a publish was for.
 #[derive(Clone, Debug)]
@@ -59,8 +61,8 @@ pub(crate) struct Dispatcher {
     /// Functions that held steps wait for: each is told to the operator once.
     unregistered: HashSet<String>,
     resend: Vec<(String, Instant)>,
-    /// Subject of each send that is not acknowledged.
-    subjects: HashMap<String, String>,
+    /// Subject and headers of each send that is not acknowledged.
+    routes: HashMap<String, (String, Option<HeaderMap>)>,
 }
 
 impl Dispatcher {
@@ -83,7 +85,7 @@ impl Dispatcher {
             held: Vec::new(),
             unregistered: HashSet::new(),
             resend: Vec::new(),
-            subjects: HashMap::new(),
+            routes: HashMap::new(),
         }
     }
 
@@ -192,12 +194,37 @@ impl Dispatcher {
         suppressed: bool,
     ) {
         let subject = names::log_subject(partition_of(to, self.shared.config.partitions), kind);
-        self.outbox.send(field.clone(), record.clone());
-        self.subjects.insert(field.clone(), subject.clone());
+        self.leave(field, (subject, None), record, suppressed).await
+    }
+
+    /// Publishes an event.
+    pub(crate) async fn emit(&mut self, field: String, event: &CloudEvent, suppressed: bool) {
+        let payload = event.raw.text().to_owned().into();
+        self.leave(field, events::route(event), payload, suppressed).await
+    }
+
+    /// Publishes a lifecycle event.
+    pub(crate) async fn tell(&mut self, field: String, event: &CloudEvent, suppressed: bool) {
+        let payload = event.raw.text().to_owned().into();
+        self.leave(field, events::lifecycle_route(event), payload, suppressed)
+            .await
+    }
+
+    /// What is kept in the outbox until it is acknowledged.
+    async fn leave(
+        &mut self,
+        field: String,
+        route: (String, Option<HeaderMap>),
+        payload: Bytes,
+        suppressed: bool,
+    ) {
+        self.outbox.send(field.clone(), payload.clone());
+        self.routes.insert(field.clone(), route.clone());
         if suppressed {
             return;
         }
-        self.publish(subject, None, record, Sent::Record { field }).await
+        self.publish(route.0, route.1, payload, Sent::Record { field })
+            .await
     }
 
     /// Appends the record of a timer that is due.
@@ -266,11 +293,11 @@ impl Dispatcher {
                 self.hold(&instance, frame, None);
             }
             (Sent::Record { field }, Ok(_)) => {
-                self.subjects.remove(&field);
+                self.routes.remove(&field);
                 self.outbox.sent(field);
             }
             (Sent::Record { field }, Err(e)) => {
-                warn!(outbox = field, reason = %e, "record was not taken by the log; it is published again");
+                warn!(outbox = field, reason = %e, "record or event was not taken by its stream; it is published again");
                 self.resend.push((field, Instant::now() + Duration::from_secs(1)));
             }
             (Sent::Note, _) => {}
@@ -311,9 +338,10 @@ impl Dispatcher {
             .partition(|(_, at)| *at <= now);
         self.resend = later;
         for (field, _) in due {
-            if let (Some(record), Some(subject)) = (self.outbox.unsent(&field), self.subjects.get(&field)) {
-                let (record, subject) = (record.clone(), subject.clone());
-                self.publish(subject, None, record, Sent::Record { field }).await;
+            if let (Some(payload), Some(route)) = (self.outbox.unsent(&field), self.routes.get(&field)) {
+                let (payload, (subject, headers)) = (payload.clone(), route.clone());
+                self.publish(subject, headers, payload, Sent::Record { field })
+                    .await;
             }
         }
     }

@@ -5,6 +5,8 @@
 use millrace_common::hash::StableHash;
 use serde::{Deserialize, Serialize};
 
+use crate::events::source::Mark;
+
 /// Value of `{mr:p}:fence`. A contender takes over when the beat has not moved for the lease time on the
 /// contender's own monotonic clock, so no two clocks are ever compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,9 @@ pub(crate) struct Position {
     pub(crate) clock_ms: i64,
     /// Highest fence counter announced in the log.
     pub(crate) announce: u64,
+    /// Up to where events are dealt with; `None` while nothing listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) events: Option<Mark>,
 }
 
 impl Position {
@@ -59,6 +64,7 @@ impl Position {
             generation: 0,
             clock_ms: 0,
             announce: 0,
+            events: None,
         }
     }
 }

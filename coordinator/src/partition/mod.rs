@@ -4,6 +4,7 @@
 mod audit;
 mod batch;
 mod cache;
+mod correlator;
 mod dispatch;
 mod fence;
 mod outbox;

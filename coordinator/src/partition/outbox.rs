@@ -56,6 +56,10 @@ pub(crate) enum Entry {
     },
     /// A record for a log; the value is the encoded record.
     Send,
+    /// An event; the value is the event.
+    Event,
+    /// A lifecycle event, likewise.
+    Lifecycle,
 }
 
 impl Outbox {
@@ -102,7 +106,7 @@ impl Outbox {
         }
     }
 
-    /// A record must be appended to a log.
+    /// A record must be appended to a log, or an event published.
     pub(crate) fn send(&mut self, field: String, record: Bytes) {
         self.sends.insert(field, record);
     }
@@ -153,6 +157,16 @@ pub(crate) fn send_field(instance: &InstanceKey, id: &str) -> String {
     format!("m|{instance}|{id}")
 }
 
+/// Field of an event that must be published.
+pub(crate) fn event_field(instance: &InstanceKey, id: &str) -> String {
+    format!("e|{instance}|{id}")
+}
+
+/// Field of a lifecycle event that must be published.
+pub(crate) fn lifecycle_field(instance: &InstanceKey, id: &str) -> String {
+    format!("l|{instance}|{id}")
+}
+
 /// Value of a step.
 pub(crate) fn step_value(generation: u32, sequence: Option<u64>) -> Bytes {
     match sequence {
@@ -166,6 +180,8 @@ pub(crate) fn parse(field: &str, value: &[u8]) -> Option<Entry> {
     let mut parts = field.split('|');
     match parts.next()? {
         "m" => Some(Entry::Send),
+        "e" => Some(Entry::Event),
+        "l" => Some(Entry::Lifecycle),
         "s" => {
             let instance = parts.next()?.parse().ok()?;
             let frame = parts.next()?.parse().ok()?;
@@ -217,6 +233,7 @@ mod tests {
             );
         }
         assert_eq!(parse(&send_field(&key(), "continue"), b"{}"), Some(Entry::Send));
+        assert_eq!(parse(&event_field(&key(), "00ab"), b"{}"), Some(Entry::Event));
         assert_eq!(parse("x|y", b""), None);
     }
 

@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use millrace_common::{
-    InstanceKey, PartitionId, RawJson, Record, RecordBody, ScheduleRecord, StepOutcome, StepResult, limits,
-    names, wire,
+    CloudEvent, InstanceKey, PartitionId, RawJson, Record, RecordBody, ScheduleRecord, StepOutcome,
+    StepResult, limits, names, wire,
 };
 use millrace_engine::Outcome as Applied;
 use millrace_engine::{Dispatch, Effect, Ignored, Instance, Transition};
 use millrace_runtime::Shutdown;
+use millrace_runtime::config::Lifecycle;
 use tracing::{debug, error, info, warn};
 
 use super::audit::Audit;
 use super::batch::Batch;
 use super::cache::Cache;
+use super::correlator::{self, Change, Correlator, Moment};
 use super::dispatch::Dispatcher;
 use super::fence::{Position, fingerprint};
 use super::outbox;
@@ -30,6 +32,7 @@ use super::schedules::{self, Schedules};
 use super::store::{Outcome, Store};
 use super::timers::Timers;
 use super::{Shared, Stop, now_ms};
+use crate::events::lifecycle;
 
 /// NATS may be silent for this long before the owner gives the partition up (H17).
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -51,6 +54,7 @@ pub(crate) struct Processor {
     pub(crate) cache: Cache,
     pub(crate) audit: Audit,
     pub(crate) schedules: Schedules,
+    pub(crate) correlator: Correlator,
     /// Entries read but not folded: the last batch was full.
     pub(crate) pending: VecDeque<Entry>,
     /// Sequences at which `apply` panicked; their instances are set aside when they are folded again.
@@ -73,7 +77,7 @@ struct Before {
 
 /// What a batch of records came to, before its commit.
 #[derive(Debug, Default)]
-struct Folded {
+pub(crate) struct Folded {
     batch: Batch,
     touched: HashMap<InstanceKey, Before>,
     order: Vec<InstanceKey>,
@@ -81,9 +85,22 @@ struct Folded {
     /// Results that counted, for spans and metrics.
     results: Vec<(InstanceKey, StepResult)>,
     schedules: schedules::Changed,
-    records: usize,
+    /// Lifecycle events, with their fields in the outbox.
+    told: Vec<(String, CloudEvent)>,
+    /// Who begins to listen, changes what it wants, or listens no more.
+    listening: Vec<Change>,
+    /// When the record was stored that is applied now.
+    moment: Moment,
+    pub(crate) records: usize,
     /// Records by kind.
     kinds: BTreeMap<&'static str, u64>,
+}
+
+impl Folded {
+    /// True when a task began to listen.
+    pub(crate) fn has_new_listener(&self) -> bool {
+        self.listening.iter().any(|c| c.is_new)
+    }
 }
 
 impl Processor {
@@ -104,6 +121,7 @@ impl Processor {
         loop {
             if !self.pending.is_empty() {
                 self.fold(None).await?;
+                self.fold_events().await?;
                 continue;
             }
             let timer = self.timer_delay();
@@ -112,13 +130,28 @@ impl Processor {
                 () = shutdown.triggered() => return Err(self.release().await),
                 done = self.dispatcher.completed() => self.dispatcher.settle(done),
                 entry = self.reader.next() => match entry {
-                    Ok(entry) => self.fold(Some(entry)).await?,
+                    Ok(entry) => {
+                        self.fold(Some(entry)).await?;
+                        self.fold_events().await?;
+                    }
                     Err(e) => self.read_again(e).await?,
                 },
+                event = self.correlator.next() => {
+                    self.correlator.take(event);
+                    self.fold_events().await?;
+                }
                 () = tokio::time::sleep(timer) => self.fire().await?,
                 _ = beat.tick() => self.beat(third).await?,
                 _ = chores.tick() => self.chores().await?,
             }
+        }
+    }
+
+    /// Folds events that are ready: one round, so that the log has its turn.
+    async fn fold_events(&mut self) -> Result<(), Stop> {
+        match self.correlator.gather() {
+            true => correlator::fold(self).await,
+            false => Ok(()),
         }
     }
 
@@ -199,7 +232,7 @@ impl Processor {
     }
 
     /// Brings every instance and definition that the records need into memory, in two round trips at most.
-    async fn load(&mut self, records: &[Option<Record>]) -> Result<(), Stop> {
+    pub(crate) async fn load(&mut self, records: &[Option<Record>]) -> Result<(), Stop> {
         let mut missing: Vec<InstanceKey> = Vec::new();
         let of_instances = records.iter().flatten().filter(|r| !r.body.is_of_schedule());
         for key in of_instances.filter_map(|r| r.instance.as_ref()) {
@@ -245,7 +278,7 @@ impl Processor {
         Ok(())
     }
 
-    async fn definition(&self, definition: &millrace_common::DefinitionRef) -> Result<(), Stop> {
+    pub(crate) async fn definition(&self, definition: &millrace_common::DefinitionRef) -> Result<(), Stop> {
         match self.shared.definitions.load(definition).await {
             Ok(_) => Ok(()),
             Err(e) => Err(Stop::Broken(format!("cannot load definition {definition}: {e}"))),
@@ -264,6 +297,10 @@ impl Processor {
             };
             self.check_announce(record)?;
             *folded.kinds.entry(record.body.kind()).or_default() += 1;
+            folded.moment = Moment {
+                nanos: i64::try_from(entry.time_nanos).unwrap_or(i64::MAX),
+                event: None,
+            };
             if record.body.is_of_schedule() {
                 self.apply_schedule(&mut folded, record);
             } else if let Some(key) = record.instance.clone()
@@ -280,6 +317,33 @@ impl Processor {
         }
         self.close(&mut folded);
         Ok(Some(folded))
+    }
+
+    /// As [`Self::apply_all`], of events: ends behind an event that made a task listen, because the ones after it may
+    /// concern that task.
+    pub(crate) fn apply_events(&mut self, records: &[Option<Record>], moments: &[Moment]) -> Option<Folded> {
+        let mut folded = Folded::default();
+        let mut listens_since = None;
+        for (record, moment) in records.iter().flatten().zip(moments) {
+            if listens_since.is_some_and(|event| event != moment.event) || folded.batch.is_full() {
+                break;
+            }
+            folded.records += 1;
+            folded.moment = *moment;
+            if let Some(key) = record.instance.clone()
+                && !self.apply_one(&mut folded, &key, record)
+            {
+                for key in &folded.order {
+                    self.cache.remove(key);
+                }
+                return None;
+            }
+            if folded.has_new_listener() {
+                listens_since = Some(moment.event);
+            }
+        }
+        self.close(&mut folded);
+        Some(folded)
     }
 
     /// A higher announcement in the log means that somebody else is the owner.
@@ -377,6 +441,28 @@ impl Processor {
                     let record = wire::encode_record(Some(to), body);
                     folded.batch.outbox(outbox::send_field(key, id), Some(record));
                 }
+                Effect::Listen {
+                    frame,
+                    interest,
+                    is_new,
+                } => folded.listening.push(Change {
+                    place: (key.clone(), *frame),
+                    interest: Some((**interest).clone()),
+                    is_new: *is_new,
+                    moment: folded.moment,
+                }),
+                Effect::Unlisten { frame } => folded.listening.push(Change {
+                    place: (key.clone(), *frame),
+                    interest: None,
+                    is_new: false,
+                    moment: folded.moment,
+                }),
+                Effect::Emit { id, event } => {
+                    let field = outbox::event_field(key, id);
+                    folded
+                        .batch
+                        .outbox(field, Some(event.raw.text().to_owned().into()));
+                }
                 Effect::CancelStep { .. } | Effect::Reply { .. } => {}
             }
             folded.effects.push((key.clone(), effect));
@@ -413,6 +499,19 @@ impl Processor {
                 _ => {}
             }
             let writes = instance.take_writes();
+            let subject = lifecycle::Subject {
+                instance: key,
+                definition: instance.definition(),
+            };
+            for (_, entry) in &writes.trace {
+                for (id, event) in subject.of_entry(entry, self.shared.config.lifecycle) {
+                    let field = outbox::lifecycle_field(key, &id);
+                    folded
+                        .batch
+                        .outbox(field.clone(), Some(event.raw.text().to_owned().into()));
+                    folded.told.push((field, event));
+                }
+            }
             folded.batch.instance(key.clone(), writes);
         }
         for (key, schedule) in &folded.schedules {
@@ -436,9 +535,21 @@ impl Processor {
         position
     }
 
-    async fn finish(&mut self, mut folded: Folded, position: Position) -> Result<(), Stop> {
-        let batch = std::mem::take(&mut folded.batch);
+    pub(crate) async fn finish(&mut self, mut folded: Folded, mut position: Position) -> Result<(), Stop> {
+        let mut batch = std::mem::take(&mut folded.batch);
+        self.tell_correlations(&mut folded, &mut batch);
+        let listening = correlator::prepare(self, std::mem::take(&mut folded.listening)).await?;
+        for ((key, frame), listener) in &listening {
+            let definition = self.cache.get(key).and_then(|slot| slot.as_ref());
+            let row = listener
+                .as_ref()
+                .zip(definition)
+                .map(|(listener, instance)| correlator::row(instance.definition(), listener).into());
+            batch.listener(names::listener_field(key, *frame), row);
+        }
+        correlator::begin(&mut position, &listening);
         self.commit(batch, position, false).await?;
+        correlator::settle(self, listening).await;
         self.count(&folded);
         self.schedules
             .keep(std::mem::take(&mut folded.schedules), &self.shared.metrics);
@@ -460,11 +571,41 @@ impl Processor {
             }
         }
         self.deliver(folded.effects).await?;
+        for (field, event) in &folded.told {
+            self.dispatcher.tell(field.clone(), event, self.suppressed).await;
+        }
         for key in &folded.order {
             self.cache.settle(key);
         }
         self.cache.evict();
         Ok(())
+    }
+
+    /// Lifecycle events of tasks that begin to listen or end it.
+    fn tell_correlations(&mut self, folded: &mut Folded, batch: &mut Batch) {
+        if self.shared.config.lifecycle == Lifecycle::Off {
+            return;
+        }
+        for change in folded
+            .listening
+            .iter()
+            .filter(|c| c.is_new || c.interest.is_none())
+        {
+            let (key, frame) = &change.place;
+            let Some(instance) = self.cache.get(key).and_then(|slot| slot.as_ref()) else {
+                continue;
+            };
+            let subject = lifecycle::Subject {
+                instance: key,
+                definition: instance.definition(),
+            };
+            let at_ms = change.moment.nanos / 1_000_000;
+            if let Some((id, event)) = subject.of_correlation(*frame, change.is_new, at_ms) {
+                let field = outbox::lifecycle_field(key, &id);
+                batch.outbox(field.clone(), Some(event.raw.text().to_owned().into()));
+                folded.told.push((field, event));
+            }
+        }
     }
 
     /// Commits; returns only when the outcome is a clear success. A refused batch is repeated as it is: nothing is lost
@@ -527,8 +668,15 @@ impl Processor {
                     let field = outbox::send_field(&key, &id);
                     self.dispatcher.send(field, &to, &body, self.suppressed).await;
                 }
+                Effect::Emit { id, event } => {
+                    let field = outbox::event_field(&key, &id);
+                    self.dispatcher.emit(field, &event, self.suppressed).await;
+                }
                 Effect::Reply { to, body } if !self.suppressed => self.dispatcher.reply(to, &body).await,
-                Effect::CancelStep { .. } | Effect::Reply { .. } => {}
+                Effect::CancelStep { .. }
+                | Effect::Reply { .. }
+                | Effect::Listen { .. }
+                | Effect::Unlisten { .. } => {}
             }
         }
         Ok(())
@@ -569,6 +717,7 @@ impl Processor {
     async fn chores(&mut self) -> Result<(), Stop> {
         self.fire().await?;
         super::recover::load_timers(self).await?;
+        correlator::read(self).await;
         self.republish().await?;
         super::audit::run(self).await?;
         schedules::reconcile(self).await?;
@@ -715,7 +864,7 @@ impl Processor {
     fn report(&self) {
         let (applied, epoch) = (self.position.sequence, self.store.fence().counter);
         let (outbox, cached, timers) = (self.dispatcher.outbox.len(), self.cache.len(), self.timers.len());
-        let suppressed = self.suppressed;
+        let (suppressed, listening) = (self.suppressed, self.correlator.len());
         let (schedules, next_schedule_due_ms) = self.schedules.summary();
         self.shared.board.partition(self.partition, |s| {
             s.phase.clear();
@@ -729,6 +878,7 @@ impl Processor {
             s.timers = timers as u64;
             s.schedules = schedules;
             s.next_schedule_due_ms = next_schedule_due_ms;
+            s.listening = listening as u64;
         });
     }
 

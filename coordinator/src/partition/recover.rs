@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use millrace_common::{PartitionId, RecordBody, names, wire};
+use millrace_common::{CloudEvent, PartitionId, RecordBody, names, wire};
 use millrace_runtime::Shutdown;
 use millrace_runtime::nats::{Publisher, PublisherOptions};
 use tracing::{info, warn};
 
 use super::audit::Audit;
 use super::cache::Cache;
+use super::correlator::{self, Correlator};
 use super::dispatch::Dispatcher;
 use super::fence::{Fence, Position, fingerprint};
 use super::outbox::{self, OpenStep};
@@ -62,6 +63,9 @@ pub(crate) async fn acquire(
     let reader = Reader::start(&stream, position.sequence)
         .await
         .map_err(super::processor::stop_of)?;
+    let events = cluster::open_events(&shared.config, &jetstream)
+        .await
+        .map_err(broken)?;
     let cache = Cache::new(
         usize::try_from(shared.config.cache_bytes).unwrap_or(usize::MAX)
             / usize::from(shared.config.partitions.max(1)),
@@ -79,6 +83,7 @@ pub(crate) async fn acquire(
         cache,
         audit: Audit::new(),
         schedules,
+        correlator: Correlator::new(events),
         pending: VecDeque::new(),
         poisonous: HashSet::new(),
         marked: (0, Instant::now()),
@@ -389,10 +394,14 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
             }
             Some(outbox::Entry::Step { instance, frame, .. }) => p.publish_step(&instance, frame).await?,
             Some(outbox::Entry::Send) => resend(p, field, value).await?,
+            Some(entry @ (outbox::Entry::Event | outbox::Entry::Lifecycle)) => {
+                emit_again(p, &entry, field, &value).await?;
+            }
             None => warn!(field, "outbox entry is not ours"),
         }
     }
     load_timers(p).await?;
+    correlator::load(p).await?;
     p.audit.hurry();
     Ok(())
 }
@@ -408,6 +417,27 @@ async fn resend(p: &mut Processor, field: String, value: Vec<u8>) -> Result<(), 
         _ => Err(Stop::Halted {
             code: "OUTBOX",
             text: format!("outbox entry {field} cannot be read"),
+        }),
+    }
+}
+
+async fn emit_again(
+    p: &mut Processor,
+    entry: &outbox::Entry,
+    field: String,
+    value: &[u8],
+) -> Result<(), Stop> {
+    match CloudEvent::parse(value) {
+        Ok(event) => {
+            match entry {
+                outbox::Entry::Lifecycle => p.dispatcher.tell(field, &event, false).await,
+                _ => p.dispatcher.emit(field, &event, false).await,
+            }
+            Ok(())
+        }
+        Err(fault) => Err(Stop::Halted {
+            code: "OUTBOX",
+            text: format!("outbox entry {field} cannot be read: {fault}"),
         }),
     }
 }

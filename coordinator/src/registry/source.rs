@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_cannot_run_yet_is_refused() {
-        let text = HELLO.replace("{set: {x: 1, y: 2}}", "{listen: {to: {one: {with: {type: c}}}}}");
+        let text = HELLO.replace("{set: {x: 1, y: 2}}", "{call: 'https://x.test/f.yaml'}");
         let faults = accept(&text).unwrap_err();
         assert!(
             faults.iter().any(|d| d.message.contains("not supported yet")),

@@ -61,6 +61,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which lifecycle events are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// None.
+    Off,
+    /// Of workflows.
+    Workflow,
+    /// Of workflows and tasks.
+    All,
+}
+
 /// The coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoordinatorConfig {
@@ -92,6 +103,12 @@ pub struct CoordinatorConfig {
     pub log_bytes_max: u64,
     /// Bound of the work queue in bytes.
     pub steps_bytes_max: u64,
+    /// Bound of the stream of events in bytes.
+    pub events_bytes_max: u64,
+    /// How long events are kept.
+    pub events_age_max: Duration,
+    /// Which lifecycle events are published.
+    pub lifecycle: Lifecycle,
     /// Replicas of new streams.
     pub stream_replicas: usize,
     /// Memory for hot states in bytes.
@@ -163,6 +180,13 @@ impl CoordinatorConfig {
             steps_bytes_max: r
                 .bounded("MILLRACE_STEPS_BYTES_MAX", "at least 1MiB", at_least_1mib)
                 .0,
+            events_bytes_max: r
+                .bounded("MILLRACE_EVENTS_BYTES_MAX", "at least 1MiB", at_least_1mib)
+                .0,
+            events_age_max: r.bounded("MILLRACE_EVENTS_AGE_MAX", "at least 1m", |d| {
+                *d >= Duration::from_secs(60)
+            }),
+            lifecycle: r.get("MILLRACE_LIFECYCLE_EVENTS"),
             stream_replicas: r.bounded("MILLRACE_STREAM_REPLICAS", "1, 3 or 5", |n| [1, 3, 5].contains(n)),
             cache_bytes: r.get::<Bytes>("MILLRACE_CACHE_BYTES").0,
             publish_in_flight: publish_in_flight(&mut r),
@@ -269,6 +293,17 @@ impl value::Value for Share {
         share
             .map(Self)
             .ok_or_else(|| format!("`{text}` is not a number from 0 to 1"))
+    }
+}
+
+impl value::Value for Lifecycle {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "workflow" => Ok(Self::Workflow),
+            "all" => Ok(Self::All),
+            _ => Err(format!("`{text}` is none of off, workflow, all")),
+        }
     }
 }
 

@@ -155,6 +155,27 @@ pub const VARS: &[Var] = &[
         "Bound of the work queue of steps. At the bound steps wait in the outbox.",
     ),
     var(
+        "MILLRACE_EVENTS_BYTES_MAX",
+        "1GiB",
+        "size",
+        COORDINATOR,
+        "Bound of the stream of events. At the bound the oldest events go. Used when the stream is created.",
+    ),
+    var(
+        "MILLRACE_EVENTS_AGE_MAX",
+        "24h",
+        "duration",
+        COORDINATOR,
+        "How long events are kept: for coordinators that were away, and for other clients. At least 1m. Used when the stream is created.",
+    ),
+    var(
+        "MILLRACE_LIFECYCLE_EVENTS",
+        "off",
+        "off, workflow or all",
+        COORDINATOR,
+        "Lifecycle events to publish in stream MR_LIFECYCLE: of workflows, or of tasks too. Each costs a message.",
+    ),
+    var(
         "MILLRACE_STREAM_REPLICAS",
         "1",
         "number",

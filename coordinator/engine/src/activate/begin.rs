@@ -105,6 +105,7 @@ impl Activation<'_> {
             Action::Emit(with) => self.emit(run, input, with),
             Action::Wait(duration) => self.begin_wait(run, input, duration),
             Action::Child(node) => self.begin_child(run, input, node),
+            Action::Listen(node) => self.begin_listen(run, input, node),
             Action::Http(call) => self.call_http(run, input, call),
             Action::Fleet { function, arguments } => {
                 self.call_fleet(run, input, function, arguments.as_ref())

@@ -108,6 +108,10 @@ impl Activation<'_> {
                 true
             }
             Body::Wait(_) => true,
+            Body::Listen(_) => {
+                self.stop_listening(id);
+                true
+            }
             Body::List(_)
             | Body::For(_)
             | Body::Fork(_)

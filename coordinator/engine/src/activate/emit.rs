@@ -1,10 +1,11 @@
-//! `emit`: its output is the event, complete. Nothing publishes it yet.
+//! `emit`: an event is completed, checked and published; its output is the event.
 
-use millrace_common::{ErrorKind, Problem};
+use millrace_common::{CloudEvent, ErrorKind, Problem};
 use millrace_dsl::template::Template;
 use millrace_dsl::{Value, value};
 
 use crate::data::Data;
+use crate::effect::Effect;
 use crate::time;
 
 use super::{Activation, Move, Run};
@@ -14,8 +15,16 @@ impl Activation<'_> {
         let found = self
             .scope(run, None, Some(input), None)
             .template(with, input.value())?;
-        let event = Data::new(self.complete_event(run, found)?);
-        Ok(self.complete(run.clone(), input.clone(), event, None, None))
+        let output = Data::new(self.complete_event(run, found)?);
+        output.check("the event")?;
+        let event = CloudEvent::from_raw(output.raw().clone()).map_err(|fault| {
+            Problem::new(ErrorKind::Expression, format!("cannot emit the event: {fault}"))
+        })?;
+        self.effects.push(Effect::Emit {
+            id: format!("{:016x}", run.path.0),
+            event: Box::new(event),
+        });
+        Ok(self.complete(run.clone(), input.clone(), output, None, None))
     }
 
     /// What the definition leaves out: an id that is the same in every refold, the record's time, this engine's source.

@@ -61,6 +61,7 @@ impl Activation<'_> {
             | Body::Fork(_)
             | Body::Try(_)
             | Body::Inline(_)
+            | Body::Listen(_)
             | Body::Extended(_) => self.pass_on(parent, problem),
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
         }

@@ -28,6 +28,7 @@ impl Activation<'_> {
             (_, Body::Extended(state)) => self.extension_list(state),
             (Action::Do(list), _) => *list,
             (Action::For(node), _) => node.body,
+            (Action::Listen(node), _) => node.foreach.as_ref().map(|f| f.body).unwrap_or_default(),
             (Action::Try(node), Body::Try(t)) if t.phase == Phase::Handler => {
                 node.handler.unwrap_or_default()
             }
@@ -65,7 +66,7 @@ impl Activation<'_> {
                     flow,
                 }
             }
-            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Extended(_) => {
+            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Listen(_) | Body::Extended(_) => {
                 self.move_cursor(parent, output, flow)
             }
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
@@ -111,6 +112,7 @@ impl Activation<'_> {
                 flow,
             },
             Body::For(_) => self.next_iteration(id),
+            Body::Listen(_) => self.leave_iteration(id, output, end),
             Body::Try(t) => self.leave_try(id, t.phase, output, flow),
             Body::Extended(_) => self.leave_extension(id, end),
             Body::Fork(_)

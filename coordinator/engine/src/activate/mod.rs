@@ -17,6 +17,7 @@ mod for_;
 mod fork;
 mod http;
 mod list;
+mod listen;
 mod operate;
 mod progress;
 mod raise;
@@ -245,6 +246,7 @@ impl<'a> Activation<'a> {
             Body::Step(_) => self.take_held_step(id),
             Body::Wait(_) => self.finish_wait(id),
             Body::Child(_) => self.take_held_child(id),
+            Body::Listen(_) => self.next_in_listen(id),
             Body::Done(_) | Body::Failed(_) => Move::Idle,
         }
     }

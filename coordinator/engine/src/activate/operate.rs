@@ -43,6 +43,9 @@ impl Activation<'_> {
         let held = |f: &Frame| match &f.body {
             Body::Step(step) => step.held.is_some(),
             Body::Child(child) => child.held.is_some(),
+            Body::Listen(state) => {
+                state.item.is_none() && !(state.queue.is_empty() && state.failed.is_none())
+            }
             Body::List(_)
             | Body::For(_)
             | Body::Fork(_)
@@ -139,6 +142,7 @@ impl Activation<'_> {
             | Body::Step(_)
             | Body::Wait(_)
             | Body::Child(_) => {}
+            Body::Listen(_) => self.listen_again(id),
         }
         self.rearm(id);
         if let Some(frame) = self.instance.edit(id, Parts::STATE) {
@@ -208,7 +212,9 @@ impl Activation<'_> {
             return false;
         };
         match &frame.body {
-            Body::List(_) | Body::For(_) | Body::Inline(_) | Body::Extended(_) => frame.children.is_empty(),
+            Body::List(_) | Body::For(_) | Body::Inline(_) | Body::Listen(_) | Body::Extended(_) => {
+                frame.children.is_empty()
+            }
             Body::Try(t) => frame.children.is_empty() || t.phase == Phase::Delay,
             Body::Fork(state) => !state.again.is_empty() || state.next < self.branches(frame).0.len,
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => false,

@@ -129,6 +129,10 @@ impl Activation<'_> {
                 | Body::Try(_)
                 | Body::Inline(_)
                 | Body::Extended(_) => self.stop_timers(id),
+                Body::Listen(_) => {
+                    self.stop_listening(id);
+                    self.stop_timers(id);
+                }
                 Body::Done(_) | Body::Failed(_) => {}
             }
         }

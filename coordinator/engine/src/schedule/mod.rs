@@ -269,7 +269,8 @@ fn event(turn: &mut Turn<'_>, body: &RecordBody) -> Result<(), Ignored> {
         | RecordBody::Result(_)
         | RecordBody::Progress(_)
         | RecordBody::Continue { .. }
-        | RecordBody::Lost { .. } => Err(Ignored::NoSchedule),
+        | RecordBody::Lost { .. }
+        | RecordBody::Event { .. } => Err(Ignored::NoSchedule),
     }
 }
 

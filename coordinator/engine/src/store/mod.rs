@@ -8,7 +8,7 @@
 //! | `c` | `$context`, absent while `{}` | when it changes |
 //! | `f<N>` | state of frame N | when it changes |
 //! | `d<N>` | what never changes in frame N, when large: input, items of a `for`, arguments | once |
-//! | `v<N>` | current data of frame N, when large | when it changes |
+//! | `v<N>` | current data of frame N, when large; events that a `listen` holds | when it changes |
 //! | `x<N>` | `$context` of branch N, when it has its own | when it changes |
 //!
 //! Data that is the parent's is stored nowhere: absent means inherited. Every JSON object but payloads carries its

@@ -8,16 +8,17 @@ use millrace_dsl::model::Flow;
 use serde::Deserialize;
 
 use super::row::{
-    BodyRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow,
-    TimerRow,
+    BodyRow, ConsumedRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow,
+    StepRow, TimerRow,
 };
 use super::{LoadError, VERSION};
 use crate::data::Data;
 use crate::frame::{
-    self, Body, ChildState, Cursor, Extended, ForLoop, ForkState, Frame, FrameId, HeldStep, Parts, Phase,
-    ROOT_FRAME, StepState, Timer, TryState,
+    self, Body, ChildState, Cursor, Extended, ForLoop, ForkState, Frame, FrameId, HeldStep, ListenState,
+    Parts, Phase, ROOT_FRAME, StepState, Timer, TryState,
 };
 use crate::ids::Path;
+use crate::listen::Interest;
 use crate::state::{Changes, Ended, Header, Identity, Instance, Quarantine};
 
 #[derive(Default)]
@@ -244,7 +245,7 @@ fn read_body(
     (large, late): (Option<RawJson>, Option<Arc<Late>>),
     arguments: impl FnOnce(Option<RawJson>) -> Result<Data, LoadError>,
 ) -> Result<Body, LoadError> {
-    let cursor = |row: CursorRow| -> Result<Cursor, LoadError> {
+    let cursor = |row: CursorRow, large: Option<RawJson>| -> Result<Cursor, LoadError> {
         let own = row.data.or(large).map(|r| data(name, r)).transpose()?;
         Ok(Cursor {
             index: row.index,
@@ -253,13 +254,13 @@ fn read_body(
         })
     };
     Ok(match row {
-        BodyRow::List(row) => Body::List(cursor(row)?),
+        BodyRow::List(row) => Body::List(cursor(row, large)?),
         BodyRow::For {
             cursor: row,
             index,
             entered,
         } => Body::For(ForLoop {
-            cursor: cursor(row)?,
+            cursor: cursor(row, large)?,
             items: arguments(None)?,
             index,
             entered,
@@ -290,7 +291,7 @@ fn read_body(
                 PhaseRow::Delay => Phase::Delay,
                 PhaseRow::Handler => Phase::Handler,
             },
-            cursor: cursor(row)?,
+            cursor: cursor(row, large)?,
             retries,
             since_ms,
             error: error.map(|e| data(name, e)).transpose()?,
@@ -310,7 +311,7 @@ fn read_body(
         } => Body::Extended(Extended {
             matched,
             position,
-            cursor: cursor(row)?,
+            cursor: cursor(row, large)?,
             output: through.then(|| arguments(inline)).transpose()?,
             flow: flow.map(read_flow),
             told,
@@ -332,6 +333,22 @@ fn read_body(
                 Some(HeldRow::Lost) | None => None,
             },
         }),
+        BodyRow::Listen {
+            closed,
+            keys,
+            done,
+            failed,
+            index,
+            ordinal,
+        } => {
+            let consumed = large.map_or_else(|| Ok(ConsumedRow::default()), |raw| raw.decode());
+            let consumed = consumed.map_err(|e| bad(name, e))?;
+            let interest = arguments(None)?.raw().decode().map_err(|e| bad(name, e))?;
+            let mut state = read_listen(name, consumed, interest, input)?;
+            (state.cursor.index, state.cursor.ordinal) = (index, ordinal);
+            (state.closed, state.keys, state.done, state.failed) = (closed, keys, done, failed);
+            Body::Listen(Box::new(state))
+        }
         BodyRow::Done { output } => Body::Done(
             output
                 .map(|o| data(name, o))
@@ -339,6 +356,40 @@ fn read_body(
                 .unwrap_or_else(|| raw.clone()),
         ),
         BodyRow::Failed(problem) => Body::Failed(problem),
+    })
+}
+
+fn read_listen(
+    name: &str,
+    row: ConsumedRow,
+    interest: Interest,
+    input: &Data,
+) -> Result<ListenState, LoadError> {
+    let all = |list: Vec<RawJson>| {
+        list.into_iter()
+            .map(|raw| data(name, raw))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (queue, output) = (all(row.queue)?, all(row.output)?);
+    let bytes = queue.iter().chain(&output).map(|d| d.raw().len() + 1).sum();
+    let item = row.item.map(|raw| data(name, raw)).transpose()?;
+    let current = match (row.data, &item) {
+        (Some(raw), _) => data(name, raw)?,
+        (None, Some(item)) => item.clone(),
+        (None, None) => input.clone(),
+    };
+    Ok(ListenState {
+        interest: Arc::new(interest),
+        closed: Vec::new(),
+        keys: BTreeMap::new(),
+        seen: row.seen,
+        queue: queue.into(),
+        output,
+        bytes,
+        done: false,
+        item,
+        failed: None,
+        cursor: Cursor::new(current),
     })
 }
 

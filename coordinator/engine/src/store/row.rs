@@ -186,11 +186,41 @@ pub(crate) enum BodyRow {
         #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
         held: Option<HeldRow>,
     },
+    Listen {
+        #[serde(rename = "c", default, skip_serializing_if = "Vec::is_empty")]
+        closed: Vec<u32>,
+        #[serde(rename = "k", default, skip_serializing_if = "BTreeMap::is_empty")]
+        keys: BTreeMap<String, RawJson>,
+        #[serde(rename = "d", default, skip_serializing_if = "is_default")]
+        done: bool,
+        #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+        failed: Option<Box<Problem>>,
+        #[serde(rename = "i", default, skip_serializing_if = "is_default")]
+        index: u32,
+        #[serde(rename = "o", default, skip_serializing_if = "is_default")]
+        ordinal: u64,
+    },
     Done {
         #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
         output: Option<RawJson>,
     },
     Failed(Box<Problem>),
+}
+
+/// What a `listen` has consumed. A field of its own, written again with each event.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct ConsumedRow {
+    #[serde(rename = "s", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) seen: Vec<u64>,
+    #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) queue: Vec<RawJson>,
+    #[serde(rename = "o", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) output: Vec<RawJson>,
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) item: Option<RawJson>,
+    /// Data of the list of `foreach`, unless it is the item.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<RawJson>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -6,13 +6,15 @@ use millrace_dsl::model::Flow;
 use serde::Serialize;
 
 use super::row::{
-    BodyRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow, StepRow,
-    TimerRow,
+    BodyRow, ConsumedRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow,
+    StepRow, TimerRow,
 };
 use super::{INLINE_BYTES_MAX, VERSION};
 use crate::data::Data;
 use crate::effect::Writes;
-use crate::frame::{self, Body, Cursor, Frame, FrameId, HeldStep, Phase, StepState, Timer, TryState};
+use crate::frame::{
+    self, Body, Cursor, Frame, FrameId, HeldStep, ListenState, Phase, StepState, Timer, TryState,
+};
 use crate::state::{Change, Changes, Identity, Instance, Part};
 
 pub(crate) fn take_writes(instance: &mut Instance) -> Writes {
@@ -92,7 +94,10 @@ fn encode_frame(frame: &Frame, part: frame::Part) -> Option<Bytes> {
     match part {
         frame::Part::State => Some(json(&frame_row(frame))),
         frame::Part::Fixed => fixed_row(frame).map(|row| json(&row)),
-        frame::Part::Data => large_data(frame).map(|d| text(d.raw())),
+        frame::Part::Data => match &frame.body {
+            Body::Listen(state) => consumed_row(state).map(|row| json(&row)),
+            _ => large_data(frame).map(|d| text(d.raw())),
+        },
         frame::Part::Context => frame.context.as_ref().map(|c| text(c.raw())),
     }
 }
@@ -158,9 +163,13 @@ fn own_arguments(frame: &Frame) -> Option<&Data> {
         Body::Extended(e) => e.output.as_ref(),
         Body::Step(step) => Some(&step.arguments),
         Body::Child(child) => Some(&child.arguments),
-        Body::List(_) | Body::Fork(_) | Body::Try(_) | Body::Wait(_) | Body::Done(_) | Body::Failed(_) => {
-            None
-        }
+        Body::List(_)
+        | Body::Fork(_)
+        | Body::Try(_)
+        | Body::Wait(_)
+        | Body::Listen(_)
+        | Body::Done(_)
+        | Body::Failed(_) => None,
     }
     .filter(|d| !d.is(&frame.input))
 }
@@ -176,15 +185,47 @@ fn small(data: &Data) -> Option<RawJson> {
 /// Items are written once however small they are: the frame is written again for every iteration.
 fn fixed_row(frame: &Frame) -> Option<FixedRow> {
     let apart = |data: &&Data| matches!(frame.body, Body::For(_)) || !is_small(data);
+    let arguments = own_arguments(frame).filter(apart).map(|d| d.raw().clone());
     let row = FixedRow {
         input: own_input(frame).filter(|d| !is_small(d)).map(|d| d.raw().clone()),
-        arguments: own_arguments(frame).filter(apart).map(|d| d.raw().clone()),
+        arguments: arguments.or_else(|| interest(frame)),
         late: match &frame.body {
             Body::Step(step) => step.late.as_deref().cloned(),
             _ => None,
         },
     };
     (row.input.is_some() || row.arguments.is_some() || row.late.is_some()).then_some(row)
+}
+
+/// What a `listen` wants.
+fn interest(frame: &Frame) -> Option<RawJson> {
+    let Body::Listen(state) = &frame.body else {
+        return None;
+    };
+    match RawJson::encode(&*state.interest) {
+        Ok(raw) => Some(raw),
+        Err(e) => unreachable!("interests have text keys and no failing serialiser: {e}"),
+    }
+}
+
+/// `None` before the first event.
+fn consumed_row(state: &ListenState) -> Option<ConsumedRow> {
+    if state.seen.is_empty() {
+        return None;
+    }
+    let raws = |list: &mut dyn Iterator<Item = &Data>| list.map(|d| d.raw().clone()).collect();
+    let data = &state.cursor.data;
+    Some(ConsumedRow {
+        seen: state.seen.clone(),
+        queue: raws(&mut state.queue.iter()),
+        output: raws(&mut state.output.iter()),
+        item: state.item.as_ref().map(|d| d.raw().clone()),
+        data: state
+            .item
+            .as_ref()
+            .filter(|item| !item.is(data))
+            .map(|_| data.raw().clone()),
+    })
 }
 
 fn large_data(frame: &Frame) -> Option<&Data> {
@@ -260,6 +301,14 @@ fn body_row(frame: &Frame) -> BodyRow {
                 Ok(data) => HeldRow::Output(data.raw().clone()),
                 Err(problem) => HeldRow::Error(problem.clone()),
             }),
+        },
+        Body::Listen(l) => BodyRow::Listen {
+            closed: l.closed.clone(),
+            keys: l.keys.clone(),
+            done: l.done,
+            failed: l.failed.clone(),
+            index: l.cursor.index,
+            ordinal: l.cursor.ordinal,
         },
         Body::Done(output) => BodyRow::Done {
             output: (!output.is(&frame.raw)).then(|| output.raw().clone()),

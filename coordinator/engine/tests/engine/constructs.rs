@@ -409,11 +409,11 @@ do:
 
 #[test]
 fn what_is_not_supported_says_so() {
-    let problem = run_to_fault("do: [{l: {listen: {to: {one: {with: {type: x}}}}}}]", json!({}));
+    let problem = run_to_fault("do: [{l: {call: 'https://x.test/f.yaml'}}]", json!({}));
     assert_eq!(problem.status, 400);
     assert_eq!(
         problem.detail.as_deref(),
-        Some("`listen` is not supported by this build")
+        Some("a function by URL (`https://x.test/f.yaml`) is not supported by this build")
     );
 }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_common::{
-    ControlKind, DefinitionRef, ErrorKind, InstanceKey, ParentLink, Problem, RawJson, Record, RecordBody,
-    Reply, Start, StepOutcome, StepResult, TimerId,
+    CloudEvent, ControlKind, DefinitionRef, ErrorKind, InstanceKey, ParentLink, Problem, RawJson, Record,
+    RecordBody, Reply, Start, StepOutcome, StepResult, TimerId,
 };
+use millrace_engine::listen::EventView;
 use millrace_engine::{
-    Definitions, Dispatch, Effect, Instance, InstanceView, Outcome, Plan, Status, Transition, apply,
+    Definitions, Dispatch, Effect, Instance, InstanceView, Interest, Outcome, Plan, Status, Transition, apply,
 };
 use serde_json::{Value, json};
 
@@ -84,6 +85,10 @@ pub(crate) struct World {
     pub(crate) dispatched: Vec<Dispatch>,
     pub(crate) cancelled_steps: Vec<String>,
     pub(crate) replies: Vec<Reply>,
+    /// What the stream of events holds.
+    pub(crate) events: Vec<CloudEvent>,
+    /// Who listens.
+    pub(crate) listeners: BTreeMap<(InstanceKey, u32), Interest>,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) worker: Worker,
     pub(crate) order: Order,
@@ -160,6 +165,8 @@ impl World {
             dispatched: Vec::new(),
             cancelled_steps: Vec::new(),
             replies: Vec::new(),
+            events: Vec::new(),
+            listeners: BTreeMap::new(),
             outcomes: Vec::new(),
             worker: default_worker(),
             order: Order::First,
@@ -275,6 +282,11 @@ impl World {
         for effect in &transition.effects {
             self.carry_out(&instance, effect);
         }
+        for effect in &transition.effects {
+            if let Effect::Emit { event, .. } = effect {
+                self.emit(event);
+            }
+        }
         transition
     }
 
@@ -322,8 +334,70 @@ impl World {
                 );
             }
             Effect::Send { to, body, .. } => self.append(&to.clone(), (**body).clone()),
+            Effect::Listen {
+                frame,
+                interest,
+                is_new,
+            } => {
+                let json = serde_json::to_string(interest).unwrap();
+                assert_eq!(serde_json::from_str::<Interest>(&json).unwrap(), **interest);
+                let before = self
+                    .listeners
+                    .insert((instance.clone(), *frame), (**interest).clone());
+                assert_eq!(before.is_none(), *is_new);
+            }
+            Effect::Unlisten { frame } => {
+                assert!(
+                    self.listeners.remove(&(instance.clone(), *frame)).is_some(),
+                    "stopped listening twice: {frame}"
+                );
+            }
+            // Leaves after the commit.
+            Effect::Emit { .. } => {}
             Effect::Reply { body, .. } => self.replies.push(body.clone()),
         }
+    }
+
+    /// The stream of events: drops repeats, and tells all who listen.
+    pub(crate) fn emit(&mut self, event: &CloudEvent) {
+        if self.events.iter().any(|e| e.message_id() == event.message_id()) {
+            return;
+        }
+        self.events.push(event.clone());
+        self.deliver(event);
+    }
+
+    /// What the correlator does with an event.
+    pub(crate) fn deliver(&mut self, event: &CloudEvent) {
+        let view = EventView::new(&event.raw, self.now_ms).unwrap();
+        let concerned = |((key, frame), interest): (&(InstanceKey, u32), &Interest)| {
+            let definition = self.instances[key].live.as_ref().unwrap().definition().clone();
+            let plan = self.library.plan(&definition).unwrap();
+            let concerns = plan.concerns(interest, &view);
+            for route in plan.routes(interest).iter().filter(|_| concerns) {
+                assert_eq!(route.places.len(), route.values.len());
+            }
+            concerns.then(|| (key.clone(), *frame))
+        };
+        let found: Vec<_> = self.listeners.iter().filter_map(concerned).collect();
+        for (key, frame) in found {
+            let event = event.raw.clone();
+            self.append(&key, RecordBody::Event { frame, event });
+        }
+    }
+
+    /// Somebody publishes an event with this id, type and data.
+    pub(crate) fn publish(&mut self, id: &str, kind: &str, data: Value) {
+        self.publish_with(json!({"id": id, "type": kind, "data": data}));
+    }
+
+    /// Somebody publishes an event with these members.
+    pub(crate) fn publish_with(&mut self, members: Value) {
+        let mut event = json!({"specversion": "1.0", "source": "/test"});
+        let members = members.as_object().unwrap().clone();
+        event.as_object_mut().unwrap().extend(members);
+        self.emit(&CloudEvent::parse(event.to_string().as_bytes()).unwrap());
+        self.fold_all();
     }
 
     // ------------------------------------------------------------ time
@@ -488,6 +562,11 @@ impl World {
         assert!(ended, "not ended");
         assert!(self.timers.is_empty(), "timers left: {:?}", self.timers);
         assert!(self.outbox.is_empty(), "steps left: {:?}", self.outbox.keys());
+        assert!(
+            self.listeners.is_empty(),
+            "listeners left: {:?}",
+            self.listeners.keys()
+        );
         for stored in self
             .instances
             .values()
