@@ -126,3 +126,15 @@ pub const SCHEDULE_INPUT_BYTES_MAX: usize = 64 * 1024;
 /// An external resource that a call needs first: an AsyncAPI document, a `.proto` file with its imports, an agent's
 /// card. Larger ones fail the call.
 pub const RESOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of each stream of a process that are returned. Below [`PAYLOAD_BYTES_MAX`], because JSON needs more room than
+/// the bytes. A process that writes more to a stream that is returned is killed and fails with a `runtime` error; of a
+/// stream that is not returned only the end is kept.
+pub const PROCESS_OUTPUT_BYTES_MAX: usize = 512 * 1024;
+
+/// End of a process' standard error that stands in the detail of its error.
+pub const PROCESS_DETAIL_BYTES_MAX: usize = 2 * 1024;
+
+/// Frames from this number on stand for detached steps: the rest is the number of the task's node. No instance begins
+/// so many tasks, and no definition has so many.
+pub const DETACHED_FRAMES: u32 = u32::MAX - 65_535;

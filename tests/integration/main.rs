@@ -11,6 +11,7 @@ mod fork;
 mod hostile;
 mod lost;
 mod ownership;
+mod processes;
 mod quarantine;
 mod schedules;
 mod secrets;

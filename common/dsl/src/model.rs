@@ -750,13 +750,17 @@ impl Feature {
     /// True when this build executes it.
     pub const fn is_executed(self) -> bool {
         match self {
-            Self::Extension | Self::Grpc | Self::AsyncApi | Self::Mcp | Self::A2a => true,
+            Self::Extension
+            | Self::Grpc
+            | Self::AsyncApi
+            | Self::Mcp
+            | Self::A2a
+            | Self::Container
+            | Self::Script
+            | Self::Shell => true,
             Self::Listen
             | Self::ScheduleOn
             | Self::ScheduleExpression
-            | Self::Container
-            | Self::Script
-            | Self::Shell
             | Self::AsyncApiForeach
             | Self::FunctionUrl
             | Self::FunctionCatalog

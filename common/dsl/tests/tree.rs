@@ -862,12 +862,10 @@ use:
   catalogs: { c: { endpoint: 'https://x.y' } }
 do:
 - a: { listen: { to: { any: [] } } }
-- b: { run: { shell: { command: ls } } }
+- b: { set: { x: 1 } }
 - d: { call: 'f:1.0.0@c' }
 - e: { call: 'https://x.y/f.yaml' }
 - h: { set: { x: 1 }, input: { schema: { resource: { endpoint: 'https://x.y' } } } }
-- i: { run: { container: { image: x } } }
-- j: { run: { script: { language: js, code: x } } }
 - k: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, channel: c, subscription: { consume: { amount: 1 }, foreach: {} } } }
 ";
     assert_eq!(
@@ -877,13 +875,10 @@ do:
             "2:35 `schedule.on` is not supported yet",
             "3:13 `evaluate.mode: loose` is not supported yet",
             "9:8 `listen` is not supported yet",
-            "10:15 `run: shell` is not supported yet",
             "11:8 a function of another catalog is not supported yet",
             "12:8 a function by URL is not supported yet",
             "13:42 a schema by `resource` is not supported yet",
-            "14:15 `run: container` is not supported yet",
-            "15:15 `run: script` is not supported yet",
-            "16:123 `foreach` of an AsyncAPI subscription is not supported yet",
+            "14:123 `foreach` of an AsyncAPI subscription is not supported yet",
         ]
     );
 }
@@ -920,6 +915,9 @@ do:
 - rm: { call: a2a, with: { method: tasks/get, server: 'https://x.y', parameters: { id: a } } }
 - rn: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, operation: o, message: { payload: { a: 1 } } } }
 - ro: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, channel: c, subscription: { consume: { until: .a } } } }
+- o: { run: { shell: { command: ls } } }
+- p: { run: { script: { language: js, code: '1' }, await: false } }
+- q: { run: { container: { image: x } } }
 ";
     assert_eq!(pending(source), [""; 0]);
     assert_eq!(warnings(source), [""; 0]);

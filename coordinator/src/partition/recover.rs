@@ -389,6 +389,7 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
             }
             Some(outbox::Entry::Step { instance, frame, .. }) => p.publish_step(&instance, frame).await?,
             Some(outbox::Entry::Send) => resend(p, field, value).await?,
+            Some(outbox::Entry::Detached) => p.dispatcher.detach(field, value.into(), false).await,
             None => warn!(field, "outbox entry is not ours"),
         }
     }
