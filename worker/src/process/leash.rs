@@ -68,7 +68,7 @@ pub(super) async fn run(
     let mut running = Running::start(room, program, bounds.memory_bytes_max)
         .map_err(|e| Failure::runtime(format!("cannot start {}: {e}", program.what)))?;
     let result = tokio::select! {
-        result = running.to_end(output) => result.map_err(|e| End::Broken(e.to_string())),
+        result = running.ended(output) => result.map_err(|e| End::Broken(e.to_string())),
         () = ctx.cancelled() => Err(End::Cancelled),
         () = tokio::time::sleep(limit.length) => Err(End::Late(limit)),
     };
@@ -143,7 +143,7 @@ impl Running {
     }
 
     /// Both streams, once the group is gone.
-    async fn to_end(&mut self, output: Output) -> Result<(Vec<u8>, Vec<u8>), CaptureError> {
+    async fn ended(&mut self, output: Output) -> Result<(Vec<u8>, Vec<u8>), CaptureError> {
         let taken = || io::Error::other("its streams are read already");
         let stdout = self.leader.stdout.take().ok_or_else(taken)?;
         let stderr = self.leader.stderr.take().ok_or_else(taken)?;
