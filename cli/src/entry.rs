@@ -97,8 +97,8 @@ fn about_itself(entry: &Value, kind: &str, style: Style) -> String {
 
 fn sign(kind: &str, style: Style) -> String {
     match kind {
-        "task.completed" | "instance.completed" => style.green("✓"),
-        "task.faulted" | "instance.faulted" => style.red("✗"),
+        "task.completed" | "task.detachedCompleted" | "instance.completed" => style.green("✓"),
+        "task.faulted" | "task.detachedFaulted" | "instance.faulted" => style.red("✗"),
         "task.retried" | "instance.retried" => style.yellow("↻"),
         "task.takenOver" | "task.redispatched" => style.yellow("⇄"),
         "task.started" => style.cyan("▸"),

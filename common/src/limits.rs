@@ -145,3 +145,15 @@ pub const LISTEN_EVENTS_MAX: usize = 1_000;
 
 /// Bytes of what one `listen` holds. More fault the task, as its output could not be stored.
 pub const LISTEN_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
+
+/// Bytes of each stream of a process that are returned. Below [`PAYLOAD_BYTES_MAX`], because JSON needs more room than
+/// the bytes. A process that writes more to a stream that is returned is killed and fails with a `runtime` error; of a
+/// stream that is not returned only the end is kept.
+pub const PROCESS_OUTPUT_BYTES_MAX: usize = 512 * 1024;
+
+/// End of a process' standard error that stands in the detail of its error.
+pub const PROCESS_DETAIL_BYTES_MAX: usize = 2 * 1024;
+
+/// Frames from this number on stand for detached steps: the rest is the number of the task's node. No instance begins
+/// so many tasks, and no definition has so many.
+pub const DETACHED_FRAMES: u32 = u32::MAX - 65_535;

@@ -35,6 +35,12 @@ pub const FLEET_ASK: &str = "mr.fleet.ask";
 /// The queue that steps use unless the function or the task says otherwise.
 pub const DEFAULT_QUEUE: &str = "default";
 
+/// Queue of the processes of a kind (`shell`, `script`, `container`). Apart from the default one, so that only workers
+/// that may run them ever see them, and the steps wait while there is none.
+pub fn process_queue(kind: &str) -> String {
+    format!("run-{kind}")
+}
+
 /// Stream that is the log of a partition.
 pub fn log_stream(p: PartitionId) -> String {
     format!("MR_LOG_{p}")

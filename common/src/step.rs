@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{InstanceKey, Problem};
+use crate::{InstanceKey, Problem, limits};
 
 /// A JSON text carried as it is: the coordinator's shell and the wire never parse payloads; the engine and the
 /// handlers do. Cheap to clone.
@@ -173,6 +173,13 @@ impl Late {
     }
 }
 
+impl Step {
+    /// Whether nobody waits for its end: the queue alone keeps it, and whether it is still open cannot be asked.
+    pub const fn is_detached(&self) -> bool {
+        self.frame >= limits::DETACHED_FRAMES
+    }
+}
+
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -206,4 +213,11 @@ pub struct StepResult {
     /// [`Step::token`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
+}
+
+impl StepResult {
+    /// The node of the definition whose detached step ended; `None` for a step that somebody waits for.
+    pub const fn detached_node(&self) -> Option<u32> {
+        self.frame.checked_sub(limits::DETACHED_FRAMES)
+    }
 }

@@ -54,14 +54,19 @@ impl Trace {
 
     /// Headers of a step's message: the worker's span becomes a child of the attempt's span.
     pub fn step_headers(&self, key: &InstanceKey, d: &Dispatch) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        headers.insert(TraceContext::HEADER, self.step_context(key, d)?.as_str());
+        Some(headers)
+    }
+
+    /// The trace context of a step's message as a text.
+    pub fn step_context(&self, key: &InstanceKey, d: &Dispatch) -> Option<String> {
         let run = self.run(key, d.traceparent.as_deref())?;
         let context = TraceContext {
             span_id: step_span(&d.step),
             ..run
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(TraceContext::HEADER, context.to_string().as_str());
-        Some(headers)
+        Some(context.to_string())
     }
 
     /// An attempt ended.

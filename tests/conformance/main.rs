@@ -28,7 +28,8 @@ async fn world() -> anyhow::Result<Arc<World>> {
                 .worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects())
                 .worker_env("MILLRACE_SECRET_LOGIN", login)
                 .worker_env("MILLRACE_SECRET_API_KEY", "key-of-the-api")
-                .worker_env("MILLRACE_SECRET_CLIENT", authority::CLIENT_SECRET);
+                .worker_env("MILLRACE_SECRET_CLIENT", authority::CLIENT_SECRET)
+                .worker_env("MILLRACE_PROCESSES", "shell,script");
             Ok(World {
                 stack: stack.start().await?,
                 stub,

@@ -12,6 +12,7 @@ mod fork;
 mod hostile;
 mod lost;
 mod ownership;
+mod processes;
 mod quarantine;
 mod schedules;
 mod secrets;

@@ -11,6 +11,7 @@
 //! | `/own/slow/{ms}` | answers late |
 //! | `/own/redirect` | 302 to `/own/item/7` |
 //! | `/own/text` | plain text |
+//! | `/own/script` | a script that writes its first argument |
 //! | `/own/big/{bytes}` | a text of that size |
 //! | `/own/openapi.yaml` | an OpenAPI 3.1 document about some of these |
 //! | `/auth/…`, `/own/bearer`, `/own/digest/…`, `/own/hash/…` | see `authority` |
@@ -185,6 +186,7 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
             tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
             json(200, json!({"slept": ms}))
         }
+        ["own", "script"] => "console.log('from elsewhere:', process.argv[2])".into_response(),
         ["own", "redirect"] => (StatusCode::FOUND, [(header::LOCATION, "/own/item/7")]).into_response(),
         ["own", "text"] => "plain text".into_response(),
         ["own", "big", bytes] => json(200, json!("x".repeat(bytes.parse().unwrap_or(0)))),

@@ -128,7 +128,7 @@ impl Function {
 
     /// What is announced; `None` for built-in call types.
     pub(crate) fn info(&self, queue: &str) -> Option<FunctionInfo> {
-        let (name, version) = self.key.split_once(':').filter(|(name, _)| *name != "call")?;
+        let (name, version) = self.key.split_once(':').filter(|(name, _)| !is_built_in(name))?;
         Some(FunctionInfo {
             name: name.into(),
             version: version.into(),
@@ -156,11 +156,16 @@ fn guarded(context: Context, run: impl Future<Output = Result<RawJson, Failure>>
     }))
 }
 
-/// Checks `name:semver` or `call:type`.
+/// Call types and processes of the language have no version.
+fn is_built_in(name: &str) -> bool {
+    matches!(name, "call" | "run")
+}
+
+/// Checks `name:semver`, `call:type` or `run:kind`.
 pub(crate) fn check_key(key: &str) -> Result<(), String> {
     let expected = || format!("invalid function `{key}`: expected `name:version`, such as `charge:1.0.0`");
     let (name, version) = key.split_once(':').ok_or_else(expected)?;
-    if name == "call" {
+    if is_built_in(name) {
         return if millrace_common::is_label(version) {
             Ok(())
         } else {

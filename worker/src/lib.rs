@@ -35,6 +35,7 @@ mod failure;
 mod fleet;
 mod function;
 mod late;
+mod process;
 mod secrets;
 mod steps;
 mod worker;

@@ -31,7 +31,7 @@ use crate::steps::pull::Puller;
 use crate::steps::report::Reporter;
 use crate::steps::run::{Installed, Queue, Runner};
 use crate::steps::wheel;
-use crate::{Context, Failure, builtin};
+use crate::{Context, Failure, builtin, process};
 
 /// Time for the last messages to reach NATS.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
@@ -90,10 +90,17 @@ impl Worker {
         self
     }
 
-    /// Adds what the stock worker offers: `noop`, `flaky`, `sleep` and the built-in call types.
+    /// Adds what the stock worker offers: `noop`, `flaky`, `sleep`, the built-in call types, and the processes that its
+    /// configuration allows, with their queues.
     #[must_use]
     pub fn builtins(mut self) -> Self {
         self.functions.extend(builtin::functions());
+        self.functions.extend(process::functions(&self.config.processes));
+        for queue in self.config.processes.kinds().map(names::process_queue) {
+            if !self.config.queues.contains(&queue) {
+                self.config.queues.push(queue);
+            }
+        }
         self
     }
 
@@ -166,7 +173,7 @@ impl Running {
             documents: Documents::default(),
             may_read_files: config.allow.iter().any(|a| a == "file"),
             files: config.files.clone(),
-            processes: !config.allow.is_empty(),
+            processes: config.processes.shell || config.processes.script,
         };
         let runner = Arc::new(Runner {
             nats: nats.clone(),

@@ -19,7 +19,7 @@ use crate::follow::{History, Target, is_ended};
 use crate::limit::Limit;
 use crate::output::{print, text};
 use crate::source;
-use crate::stack::{Dir, Plan, Stack};
+use crate::stack::{Dir, Plan, Stack, tell_processes};
 use crate::stop::Stop;
 use crate::terminal::Style;
 
@@ -51,6 +51,7 @@ pub(super) async fn run(args: &DemoArgs) -> Outcome {
         ack_wait: ACK_WAIT,
         token: None,
     };
+    tell_processes();
     let mut stop = Stop::new()?;
     let mut slot = None;
     let telling = async {

@@ -9,7 +9,7 @@ use super::workflows::Workflows;
 use crate::args::{Connect, DevArgs};
 use crate::client::Client;
 use crate::failure::{Failure, Outcome};
-use crate::stack::{Dir, Plan, Stack};
+use crate::stack::{Dir, Plan, Stack, tell_processes};
 use crate::stop::Stop;
 use crate::terminal::Style;
 
@@ -68,6 +68,7 @@ fn welcome(stack: &Stack, has_workflows: bool) {
     eprintln!("  nats   {nats}; a worker of your own joins with MILLRACE_NATS_URL={nats}");
     eprintln!("  redis  {}", stack.redis_url);
     eprintln!("  logs   {}", stack.dir().join("logs").display());
+    tell_processes();
     let option = if url.ends_with(":7400") {
         String::new()
     } else {

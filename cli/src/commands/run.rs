@@ -13,7 +13,7 @@ use crate::follow;
 use crate::input::read_input;
 use crate::limit::Limit;
 use crate::source::{self, Checked};
-use crate::stack::{Dir, Plan, Stack};
+use crate::stack::{Dir, Plan, Stack, tell_processes};
 use crate::stop::Stop;
 
 /// What is run.
@@ -66,6 +66,7 @@ impl Job {
             ack_wait: Duration::from_secs(30),
             token: None,
         };
+        tell_processes();
         let starting = async { Stack::start(&plan, Dir::temporary()?).await };
         let started = self.limit.cover(|| "the stack was not ready".into(), starting);
         let stack = slot.insert(started.await?);

@@ -28,6 +28,25 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Time for a server to write its data and end.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// The worker's setting of that name.
+const PROCESSES: &str = "MILLRACE_PROCESSES";
+
+/// Processes that definitions may start on the workers of a stack: whoever runs it runs its definitions too. The
+/// variable decides when it is set, also to nothing.
+fn processes() -> String {
+    std::env::var(PROCESSES).unwrap_or_else(|_unset| "shell,script".to_owned())
+}
+
+/// Tells people which processes their definitions may start. Standard output belongs to results.
+pub(crate) fn tell_processes() {
+    let kinds = processes();
+    if !kinds.trim().is_empty() {
+        let style = crate::terminal::Style::stderr();
+        let text = format!("definitions may start processes with your rights ({PROCESSES}={kinds})");
+        eprintln!("{} {text}", style.yellow("notice:"));
+    }
+}
+
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -225,6 +244,7 @@ fn start_worker(
     let mut spec = Spec::new(&name, &programs.worker, dir);
     spec.envs(common);
     spec.env("MILLRACE_WORKER_ID", &name);
+    spec.env(PROCESSES, &processes());
     Child::start(spec)
 }
 

@@ -750,12 +750,17 @@ impl Feature {
     /// True when this build executes it.
     pub const fn is_executed(self) -> bool {
         match self {
-            Self::Extension | Self::Listen | Self::Grpc | Self::AsyncApi | Self::Mcp | Self::A2a => true,
-            Self::ScheduleOn
-            | Self::ScheduleExpression
+            Self::Extension
+            | Self::Listen
+            | Self::Grpc
+            | Self::AsyncApi
+            | Self::Mcp
+            | Self::A2a
             | Self::Container
             | Self::Script
-            | Self::Shell
+            | Self::Shell => true,
+            Self::ScheduleOn
+            | Self::ScheduleExpression
             | Self::AsyncApiForeach
             | Self::FunctionUrl
             | Self::FunctionCatalog

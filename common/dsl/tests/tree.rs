@@ -861,12 +861,10 @@ use:
   extensions: [ { x: { extend: all, before: [] } } ]
   catalogs: { c: { endpoint: 'https://x.y' } }
 do:
-- b: { run: { shell: { command: ls } } }
+- b: { set: { x: 1 } }
 - d: { call: 'f:1.0.0@c' }
 - e: { call: 'https://x.y/f.yaml' }
 - h: { set: { x: 1 }, input: { schema: { resource: { endpoint: 'https://x.y' } } } }
-- i: { run: { container: { image: x } } }
-- j: { run: { script: { language: js, code: x } } }
 - k: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, channel: c, subscription: { consume: { amount: 1 }, foreach: {} } } }
 ";
     assert_eq!(
@@ -875,13 +873,10 @@ do:
             "2:20 an expression in `schedule` is not supported yet",
             "2:35 `schedule.on` is not supported yet",
             "3:13 `evaluate.mode: loose` is not supported yet",
-            "9:15 `run: shell` is not supported yet",
             "10:8 a function of another catalog is not supported yet",
             "11:8 a function by URL is not supported yet",
             "12:42 a schema by `resource` is not supported yet",
-            "13:15 `run: container` is not supported yet",
-            "14:15 `run: script` is not supported yet",
-            "15:123 `foreach` of an AsyncAPI subscription is not supported yet",
+            "13:123 `foreach` of an AsyncAPI subscription is not supported yet",
         ]
     );
 }
@@ -918,7 +913,10 @@ do:
 - rm: { call: a2a, with: { method: tasks/get, server: 'https://x.y', parameters: { id: a } } }
 - rn: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, operation: o, message: { payload: { a: 1 } } } }
 - ro: { call: asyncapi, with: { document: { endpoint: 'https://x.y' }, channel: c, subscription: { consume: { until: .a } } } }
-- o: { listen: { to: { any: [ { with: { type: x } } ], until: .x } }, foreach: { do: [] } }
+- oo: { listen: { to: { any: [ { with: { type: x } } ], until: .x } }, foreach: { do: [] } }
+- o: { run: { shell: { command: ls } } }
+- p: { run: { script: { language: js, code: '1' }, await: false } }
+- q: { run: { container: { image: x } } }
 ";
     assert_eq!(pending(source), [""; 0]);
     assert_eq!(warnings(source), [""; 0]);

@@ -8,6 +8,7 @@
 //! | resume | – | already so | goes on | goes on | – |
 //! | retry | – | – | – | – | goes on, if faulted |
 //! | result, child ended | – | goes on | kept | – | – |
+//! | result of a detached step | – | traced | traced | traced | traced |
 //! | progress | – | kept | kept | – | – |
 //! | timer | – | fires | remembered | – | – |
 //! | event | – | consumed | kept | – | – |
@@ -18,9 +19,10 @@ use std::sync::Arc;
 
 use millrace_common::{
     ChildOutcome, ControlKind, ErrorKind, InstanceKey, Problem, Record, RecordBody, Reply, ReplyBody, Start,
+    StepResult,
 };
 
-use crate::activate::{Activation, Move};
+use crate::activate::{self, Activation, Move};
 use crate::data::Data;
 use crate::effect::{Effect, Ignored, Outcome, Transition};
 use crate::plan::{Definitions, Plan};
@@ -341,6 +343,11 @@ fn event(
     body: &RecordBody,
     now_ms: i64,
 ) -> Transition {
+    if let RecordBody::Result(result) = body
+        && let Some(node) = result.detached_node()
+    {
+        return detached_ended(definitions, instance, node, result, now_ms);
+    }
     if instance.is_ended() {
         return ignored(Ignored::Ended, Vec::new());
     }
@@ -361,6 +368,23 @@ fn event(
                 effects: activation.effects,
             }
         }
+        Err(reason) => ignored(reason, Vec::new()),
+    }
+}
+
+/// A step that nobody waits for ended: told in the trace, whatever the instance does.
+fn detached_ended(
+    definitions: &dyn Definitions,
+    instance: &mut Instance,
+    node: u32,
+    result: &StepResult,
+    now_ms: i64,
+) -> Transition {
+    let told = plan_of(definitions, instance)
+        .ok_or(Ignored::StaleStep)
+        .and_then(|plan| activate::detached_ended(instance, &plan, node, result, now_ms));
+    match told {
+        Ok(()) => Transition::default(),
         Err(reason) => ignored(reason, Vec::new()),
     }
 }

@@ -78,6 +78,8 @@ impl Ignored {
 pub enum Effect {
     /// Hand a step to the fleet. Kept in the outbox under [`Dispatch::frame`] until [`Effect::Settle`].
     Dispatch(Box<Dispatch>),
+    /// Hand over a step whose end nobody waits for. Kept in the outbox, message and all, until the work queue has it.
+    Detach(Box<Dispatch>),
     /// The step of this frame is closed: remove it from the outbox.
     Settle {
         /// The frame.

@@ -102,6 +102,11 @@ pub(crate) enum Action {
         function: &'static str,
         with: Template,
     },
+    /// A process that nobody waits for.
+    Detached {
+        function: &'static str,
+        with: Template,
+    },
     Unsupported(String),
 }
 
@@ -360,16 +365,19 @@ impl Builder {
 }
 
 fn process(run: &Run) -> Action {
-    let builtin = |function, process: &Template| Action::Builtin {
-        function,
-        with: Template::object(vec![
+    let builtin = |function, process: &Template| {
+        let with = Template::object(vec![
             ("process".to_owned(), process.clone()),
             ("await".to_owned(), Template::Literal(Value::Bool(run.awaited))),
             (
                 "return".to_owned(),
                 Template::Literal(value::string(run.output.as_str())),
             ),
-        ]),
+        ]);
+        match run.awaited {
+            true => Action::Builtin { function, with },
+            false => Action::Detached { function, with },
+        }
     };
     match &run.process {
         Process::Container(process) => builtin("run:container", process),

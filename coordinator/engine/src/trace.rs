@@ -4,12 +4,12 @@
 //! its pointer, `name`, `start` the how-manieth task of the instance it was, `startedAt` Unix ms; of a step `attempt`,
 //! `worker`, `delivery`, `durationMs` the handler's run time; `detail` a text, `error` a problem.
 
-use millrace_common::{Problem, limits};
+use millrace_common::{Problem, StepResult, limits};
 use serde::Serialize;
 
-use crate::activate::Run;
+use crate::activate::{Run, shorten};
 use crate::frame::{Body, FrameId};
-use crate::plan::Plan;
+use crate::plan::{Node, Plan};
 use crate::state::{Changes, Header, Instance, Part};
 
 #[derive(Default, Serialize)]
@@ -130,6 +130,31 @@ pub(crate) fn task(
         duration_ms: step.and_then(|s| s.duration_ms),
         detail: event.detail,
         error: event.error,
+    };
+    push(&mut instance.header, &mut instance.changes, entry);
+}
+
+/// An entry about the end of a step that nobody waited for.
+pub(crate) fn detached(
+    instance: &mut Instance,
+    node: &Node,
+    result: &StepResult,
+    event: Event<'_>,
+    now_ms: i64,
+) {
+    instance.touch(Part::Header);
+    let error = event.error.map(|problem| shorten(problem.clone()));
+    let entry = Entry {
+        at: now_ms,
+        kind: event.kind,
+        task: Some(&*node.pointer),
+        name: Some(&node.name),
+        worker: Some(&result.worker),
+        delivery: Some(result.delivery),
+        duration_ms: Some(result.duration_ms),
+        detail: event.detail,
+        error: error.as_ref(),
+        ..Entry::default()
     };
     push(&mut instance.header, &mut instance.changes, entry);
 }

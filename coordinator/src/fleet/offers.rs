@@ -57,6 +57,11 @@ impl Offers {
 
     fn advice(&self, function: &str) -> Option<String> {
         let (name, version) = function.split_once(':')?;
+        if name == "run" {
+            return Some(format!(
+                "allow it with MILLRACE_PROCESSES={version} on a worker; until then its steps wait"
+            ));
+        }
         let others = self.versions(name);
         if !others.is_empty() {
             return Some(format!("`{name}` is offered in version {}", others.join(", ")));
@@ -110,6 +115,10 @@ mod tests {
             "no worker offers charge:1.0.1; `charge` is offered in version 1.0.0, 2.0.0"
         );
         assert_eq!(offers.missing("cal:1.0.0"), "no worker offers cal:1.0.0");
+        assert_eq!(
+            offers.missing("run:shell"),
+            "no worker offers run:shell; allow it with MILLRACE_PROCESSES=shell on a worker; until then its steps wait"
+        );
         // The version of another function is no likeness.
         assert_eq!(offers.missing("noop:1.0.0"), "no worker offers noop:1.0.0");
     }

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use millrace_common::{
-    CloudEvent, InstanceKey, PartitionId, RecordBody, Reply, Step, StepOutcome, StepResult, names,
+    CloudEvent, InstanceKey, PartitionId, RawJson, RecordBody, Reply, Step, StepOutcome, StepResult, names,
     partition_of, wire,
 };
 use millrace_engine::{Dispatch, Instance};
 use millrace_runtime::nats::{Ack, Completion, Completions, Nats, PublishError, Publisher};
+use millrace_runtime::telemetry::TraceContext;
 use tracing::{debug, warn};
 
 use super::Shared;
-use super::outbox::{OpenStep, Outbox};
+use super::outbox::{self, Detached, OpenStep, Outbox};
 use crate::events;
 
 /// What a publish was for.
@@ -166,6 +167,60 @@ impl Dispatcher {
         }
     }
 
+    /// What the outbox keeps of a detached step.
+    pub(crate) fn detached(&self, key: &InstanceKey, d: &Dispatch) -> Detached {
+        let queue = d
+            .queue
+            .clone()
+            .or_else(|| self.shared.functions.queue_of(&d.function));
+        // Only processes are detached, and those have a queue without any registration.
+        let queue = queue.unwrap_or_else(|| names::DEFAULT_QUEUE.to_owned());
+        let message = self.message(key, d.clone(), &queue);
+        let step = RawJson::parse(&wire::encode_step(&message)).expect("an encoded step is JSON");
+        Detached {
+            queue,
+            traceparent: self.shared.trace.step_context(key, d),
+            step,
+        }
+    }
+
+    /// Hands a detached step to the work queue, again and again until the queue has it.
+    pub(crate) async fn detach(&mut self, field: String, value: Bytes, suppressed: bool) {
+        self.outbox.send(field.clone(), value.clone());
+        if !suppressed {
+            self.publish_detached(field, &value).await;
+        }
+    }
+
+    async fn publish_detached(&mut self, field: String, value: &[u8]) {
+        let Some((detached, step)) = Detached::decode(value)
+            .and_then(|d| wire::decode_step(d.step.text().as_bytes()).ok().map(|s| (d, s)))
+        else {
+            warn!(outbox = field, "a detached step cannot be read");
+            return;
+        };
+        if let Err(e) = self.shared.queues.ensure(&detached.queue).await {
+            warn!(queue = detached.queue, reason = %e, "queue has no consumer yet; the step waits");
+            self.resend.push((field, Instant::now() + Duration::from_secs(1)));
+            return;
+        }
+        let mut headers = HeaderMap::new();
+        // The coordinator may die between the queue's confirmation and the commit that notes it.
+        headers.insert("Nats-Msg-Id", step.id.as_str());
+        if let Some(context) = &detached.traceparent {
+            headers.insert(TraceContext::HEADER, context.as_str());
+        }
+        self.shared
+            .metrics
+            .steps_dispatched
+            .with_label_values(&[&detached.queue])
+            .inc();
+        let subject = names::step_subject(step.instance.namespace(), &detached.queue, 5);
+        let payload = Bytes::copy_from_slice(detached.step.text().as_bytes());
+        self.publish(subject, Some(headers), payload, Sent::Record { field })
+            .await;
+    }
+
     /// Appends a record to the log of the receiver's partition.
     pub(crate) async fn send(
         &mut self,
@@ -297,7 +352,7 @@ impl Dispatcher {
                 self.outbox.sent(field);
             }
             (Sent::Record { field }, Err(e)) => {
-                warn!(outbox = field, reason = %e, "record or event was not taken by its stream; it is published again");
+                warn!(outbox = field, reason = %e, "a message was not taken by its stream; it is published again");
                 self.resend.push((field, Instant::now() + Duration::from_secs(1)));
             }
             (Sent::Note, _) => {}
@@ -338,7 +393,15 @@ impl Dispatcher {
             .partition(|(_, at)| *at <= now);
         self.resend = later;
         for (field, _) in due {
-            if let (Some(payload), Some(route)) = (self.outbox.unsent(&field), self.routes.get(&field)) {
+            let whole = self.outbox.unsent(&field).cloned();
+            if let (Some(value), Some(outbox::Entry::Detached)) = (
+                &whole,
+                outbox::parse(&field, whole.as_deref().unwrap_or_default()),
+            ) {
+                self.publish_detached(field, value).await;
+            } else if let (Some(payload), Some(route)) =
+                (self.outbox.unsent(&field), self.routes.get(&field))
+            {
                 let (payload, (subject, headers)) = (payload.clone(), route.clone());
                 self.publish(subject, headers, payload, Sent::Record { field })
                     .await;

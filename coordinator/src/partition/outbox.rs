@@ -2,13 +2,15 @@
 //!
 //! A step's entry lives from the commit that dispatches it to the commit that holds its result; its value says which
 //! generation it is and, once the work queue has acknowledged it, under which sequence. So a new owner publishes only
-//! what may not have left, and the audit can prove a loss. The message itself is rebuilt from the state.
+//! what may not have left, and the audit can prove a loss. The message itself is rebuilt from the state. Only a detached
+//! step stands here whole, and only until the work queue has it: it belongs to the queue from then on.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use bytes::Bytes;
-use millrace_common::InstanceKey;
+use millrace_common::{InstanceKey, RawJson};
+use serde::{Deserialize, Serialize};
 
 use crate::trace::Attempt;
 
@@ -56,6 +58,8 @@ pub(crate) enum Entry {
     },
     /// A record for a log; the value is the encoded record.
     Send,
+    /// A detached step; the value is a [`Detached`].
+    Detached,
     /// An event; the value is the event.
     Event,
     /// A lifecycle event, likewise.
@@ -167,6 +171,37 @@ pub(crate) fn lifecycle_field(instance: &InstanceKey, id: &str) -> String {
     format!("l|{instance}|{id}")
 }
 
+/// Field of a detached step.
+pub(crate) fn detached_field(step: &str) -> String {
+    format!("d|{step}")
+}
+
+/// A detached step on its way to the work queue: whole, because its instance knows nothing of it any more.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Detached {
+    /// Its queue.
+    pub(crate) queue: String,
+    /// Trace context for its message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) traceparent: Option<String>,
+    /// The encoded step.
+    pub(crate) step: RawJson,
+}
+
+impl Detached {
+    /// As it is stored.
+    pub(crate) fn encode(&self) -> Bytes {
+        serde_json::to_vec(self)
+            .expect("texts and JSON can be written as JSON")
+            .into()
+    }
+
+    /// Reads it back; `None` when it is not one.
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
+}
+
 /// Value of a step.
 pub(crate) fn step_value(generation: u32, sequence: Option<u64>) -> Bytes {
     match sequence {
@@ -180,6 +215,7 @@ pub(crate) fn parse(field: &str, value: &[u8]) -> Option<Entry> {
     let mut parts = field.split('|');
     match parts.next()? {
         "m" => Some(Entry::Send),
+        "d" => Some(Entry::Detached),
         "e" => Some(Entry::Event),
         "l" => Some(Entry::Lifecycle),
         "s" => {
@@ -235,6 +271,17 @@ mod tests {
         assert_eq!(parse(&send_field(&key(), "continue"), b"{}"), Some(Entry::Send));
         assert_eq!(parse(&event_field(&key(), "00ab"), b"{}"), Some(Entry::Event));
         assert_eq!(parse("x|y", b""), None);
+        let detached = Detached {
+            queue: "run-shell".into(),
+            traceparent: None,
+            step: RawJson::parse(br#"{"id": "a.1"}"#).unwrap(),
+        };
+        let value = detached.encode();
+        assert_eq!(
+            parse(&detached_field("default/a:1.1"), &value),
+            Some(Entry::Detached)
+        );
+        assert_eq!(Detached::decode(&value), Some(detached));
     }
 
     #[test]

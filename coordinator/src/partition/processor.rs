@@ -434,6 +434,10 @@ impl Processor {
                         Some(outbox::step_value(d.generation, None)),
                     );
                 }
+                Effect::Detach(d) => {
+                    let value = self.dispatcher.detached(key, d).encode();
+                    folded.batch.outbox(outbox::detached_field(&d.step), Some(value));
+                }
                 Effect::Settle { frame } => folded.batch.outbox(outbox::step_field(key, *frame), None),
                 Effect::StartTimer { timer, due_ms } => folded.batch.timer(key, *timer, Some(*due_ms)),
                 Effect::CancelTimer { timer } => folded.batch.timer(key, *timer, None),
@@ -655,6 +659,12 @@ impl Processor {
                         retried.with_label_values(&[&d.function]).inc();
                     }
                     self.dispatcher.step(&key, *d, self.suppressed).await;
+                }
+                Effect::Detach(d) => {
+                    let value = self.dispatcher.detached(&key, &d).encode();
+                    self.dispatcher
+                        .detach(outbox::detached_field(&d.step), value, self.suppressed)
+                        .await;
                 }
                 Effect::Settle { frame } => self.dispatcher.outbox.settle(&key, frame),
                 Effect::CancelStep { step, worker } if !self.suppressed => {

@@ -397,6 +397,7 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
             Some(entry @ (outbox::Entry::Event | outbox::Entry::Lifecycle)) => {
                 emit_again(p, &entry, field, &value).await?;
             }
+            Some(outbox::Entry::Detached) => p.dispatcher.detach(field, value.into(), false).await,
             None => warn!(field, "outbox entry is not ours"),
         }
     }

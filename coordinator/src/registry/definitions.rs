@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_nats::jetstream;
 use millrace_common::DefinitionRef;
 use millrace_dsl::Diagnostic;
-use millrace_dsl::model::{Document, FunctionUse};
+use millrace_dsl::model::{Construct, Document, Feature, FunctionUse};
 use millrace_engine::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -190,7 +190,7 @@ impl Definitions {
         Ok(Valid {
             definition: accepted.reference,
             warnings: accepted.warnings,
-            functions: accepted.document.functions.clone(),
+            functions: functions(&accepted.document),
         })
     }
 
@@ -221,7 +221,7 @@ impl Definitions {
         if let Some(earlier) = &before {
             agree(&reference, &document, earlier)?;
         }
-        let functions = document.functions.clone();
+        let functions = functions(&document);
         self.remember(&reference, document);
         Ok(Applied {
             definition: reference,
@@ -328,6 +328,25 @@ impl Definitions {
             k.plans.entry(key.clone()).or_insert(fresh).clone()
         })
     }
+}
+
+/// What it needs of the fleet beyond what every worker offers: functions, and processes by their kind.
+fn functions(document: &Document) -> Vec<FunctionUse> {
+    let process = |c: &Construct| {
+        let function = match c.feature {
+            Feature::Shell => "run:shell",
+            Feature::Script => "run:script",
+            Feature::Container => "run:container",
+            _ => return None,
+        };
+        Some(FunctionUse {
+            function: function.into(),
+            pointer: c.pointer.clone(),
+            span: c.span,
+        })
+    };
+    let processes = document.constructs.iter().filter_map(process);
+    document.functions.iter().cloned().chain(processes).collect()
 }
 
 fn agree(key: &DefinitionRef, document: &Document, earlier: &StoredDefinition) -> Result<(), ApplyError> {

@@ -11,6 +11,9 @@ use super::store::{Decision, Store, StoreError};
 /// What every stock worker can do, without registration.
 const BUILT_IN: [&str; 4] = ["noop:1.0.0", "flaky:1.0.0", "sleep:1.0.0", "call:http"];
 
+/// Kinds of processes. Each has a queue of its own, which workers pull from when they may run the kind.
+pub(crate) const PROCESS_KINDS: [&str; 3] = ["shell", "script", "container"];
+
 /// One function of the fleet, as kept in Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -109,9 +112,11 @@ impl Functions {
 }
 
 fn built_in() -> HashMap<String, String> {
+    let processes = PROCESS_KINDS.map(|kind| (format!("run:{kind}"), names::process_queue(kind)));
     BUILT_IN
         .iter()
         .map(|f| ((*f).to_owned(), names::DEFAULT_QUEUE.to_owned()))
+        .chain(processes)
         .collect()
 }
 

@@ -35,11 +35,11 @@ pub(super) async fn call(ctx: Context, call: Call) -> Result<RawJson, Failure> {
 }
 
 /// Runs a call until its deadline, or until nobody wants it any more.
-pub(crate) async fn within_time(
+pub(crate) async fn within_time<T>(
     ctx: &Context,
     name: &str,
-    work: impl Future<Output = Result<RawJson, Failure>>,
-) -> Result<RawJson, Failure> {
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let limit = ctx.remaining().unwrap_or(TIMEOUT);
     tokio::select! {
         result = tokio::time::timeout(limit, work) => result.unwrap_or_else(|_elapsed| {

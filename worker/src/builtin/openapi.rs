@@ -18,7 +18,7 @@ use reqwest::header::{ACCEPT, COOKIE};
 use serde::Deserialize;
 
 use self::argument::Argument;
-pub(crate) use self::document::Documents;
+pub(crate) use self::document::{Documents, fetch_text};
 use self::operation::Operation;
 use self::parameter::Place;
 use super::authenticate::Policy;

@@ -185,7 +185,7 @@ impl Runner {
                 self.end(key, &context, installed, Err(failure), Duration::ZERO)
                     .await
             }
-            None if delivery > 1 => self.ask_first(key, context),
+            None if delivery > 1 && !context.step().is_detached() => self.ask_first(key, context),
             None => self.begin(key, context, installed).await,
         }
     }

@@ -8,6 +8,7 @@ mod calls;
 mod drain;
 mod fleet;
 mod leases;
+mod processes;
 mod results;
 #[path = "../../../common/runtime/tests/integration/servers.rs"]
 mod servers;

@@ -26,6 +26,12 @@ impl Parser<'_> {
             .get("return")
             .and_then(|e| self.process_output(&e.node, &at.entry(e)));
         let entry = self.exactly_one(&fields, at, "`run`", &PROCESSES)?;
+        if let (Some(false), Some(given)) = (awaited, fields.get("return")) {
+            let fault = at
+                .entry(given)
+                .warning("`return` has no effect with `await: false`: the task's output is its input");
+            self.report(fault);
+        }
         let process = self.process(entry, &at.entry(entry), vars)?;
         Some(Run {
             process,
@@ -51,17 +57,20 @@ impl Parser<'_> {
             "container" => {
                 self.note(Feature::Container, at);
                 self.check_lifetime(&entry.node, at);
+                self.check_environment(&entry.node, at);
                 self.shaped(&entry.node, at, &shape::CONTAINER, vars)
                     .map(Process::Container)
             }
             "script" => {
                 self.note(Feature::Script, at);
                 self.check_language(&entry.node, at);
+                self.check_environment(&entry.node, at);
                 self.shaped(&entry.node, at, &shape::SCRIPT, vars)
                     .map(Process::Script)
             }
             "shell" => {
                 self.note(Feature::Shell, at);
+                self.check_environment(&entry.node, at);
                 self.shaped(&entry.node, at, &shape::SHELL, vars)
                     .map(Process::Shell)
             }
@@ -89,6 +98,22 @@ impl Parser<'_> {
                 self.report(fault);
             }
             _ => {}
+        }
+    }
+
+    /// Names that no process can be given.
+    fn check_environment(&mut self, process: &Node, at: &At<'_>) {
+        let Some(environment) = process.get("environment") else {
+            return;
+        };
+        let at = at.entry(environment);
+        for entry in environment.node.entries().into_iter().flatten() {
+            if entry.key.is_empty() || entry.key.contains('=') {
+                let fault = at
+                    .entry(entry)
+                    .error(format!("`{}` cannot be the name of a variable", entry.key));
+                self.report(fault.hint("a name has at least one character, and no `=`"));
+            }
         }
     }
 

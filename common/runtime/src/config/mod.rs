@@ -1,5 +1,6 @@
 //! Configuration of the processes: environment variables only, read once at start, all faults reported together.
 
+mod processes;
 mod redirects;
 mod registry;
 mod source;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use processes::ProcessConfig;
 pub use redirects::Redirects;
 pub use registry::{VARS, Var, render_reference, unknown_names};
 pub use source::{EXIT_CODE, Environment, Fault, Faults, Source};
@@ -144,8 +146,10 @@ pub struct WorkerConfig {
     pub secrets_dir: Option<PathBuf>,
     /// Directory whose files definitions may name.
     pub files: Option<PathBuf>,
-    /// Dangerous call types that are allowed.
+    /// Dangerous things that are allowed besides: `file`.
     pub allow: Vec<String>,
+    /// Processes that definitions may start.
+    pub processes: ProcessConfig,
     /// Unconfirmed messages of one sender.
     pub publish_in_flight: usize,
 }
@@ -219,11 +223,13 @@ impl WorkerConfig {
             secrets_dir: r.optional("MILLRACE_SECRETS_DIR"),
             files: r.optional("MILLRACE_FILES"),
             allow: allow(&mut r),
+            processes: ProcessConfig::read(&mut r),
             publish_in_flight: publish_in_flight(&mut r),
         };
-        if config.slots < config.queues.len() {
+        // Each kind of process has a queue of its own.
+        let queues = config.queues.len() + config.processes.kinds().count();
+        if config.slots < queues {
             // Each queue always keeps a slot, else a busy one could starve the others.
-            let queues = config.queues.len();
             r.fault(
                 "MILLRACE_SLOTS",
                 format!(
@@ -347,10 +353,10 @@ fn allow(r: &mut Reader<'_>) -> Vec<String> {
     const NAME: &str = "MILLRACE_ALLOW";
     let allow = r.optional(NAME).map_or_else(Vec::new, |l: List| l.0);
     for name in &allow {
-        if !["shell", "script", "container", "file"].contains(&name.as_str()) {
+        if name != "file" {
             r.fault(
                 NAME,
-                format!("`{name}` is not one of shell, script, container, file"),
+                format!("`{name}` is not `file`; processes are allowed by MILLRACE_PROCESSES"),
             );
         }
     }
@@ -459,6 +465,28 @@ mod tests {
     #[test]
     fn more_queues_than_slots_are_refused() {
         let source = BTreeMap::from([("MILLRACE_QUEUES", "a,b,c"), ("MILLRACE_SLOTS", "2")]);
+        let faults = WorkerConfig::read(&source, "default").unwrap_err();
+        assert_eq!(faults.0[0].name, "MILLRACE_SLOTS");
+    }
+
+    #[test]
+    fn no_process_is_allowed_unless_named() {
+        let nothing: BTreeMap<String, String> = BTreeMap::new();
+        let none = WorkerConfig::read(&nothing, "default").unwrap().processes;
+        assert_eq!(none.kinds().count(), 0);
+        let source = BTreeMap::from([("MILLRACE_PROCESSES", "script, shell")]);
+        let some = WorkerConfig::read(&source, "default").unwrap().processes;
+        assert_eq!(some.kinds().collect::<Vec<_>>(), ["shell", "script"]);
+        let source = BTreeMap::from([
+            ("MILLRACE_PROCESSES", "bash"),
+            ("MILLRACE_PROCESS_COUNT", "0"),
+            ("MILLRACE_PROCESS_MEMORY", "1KiB"),
+            ("MILLRACE_CONTAINER_HOST", "docker"),
+            ("MILLRACE_CONTAINER_VOLUMES", "data"),
+        ]);
+        let faults = WorkerConfig::read(&source, "default").unwrap_err();
+        assert_eq!(faults.0.len(), source.len(), "{faults}");
+        let source = BTreeMap::from([("MILLRACE_PROCESSES", "shell,script"), ("MILLRACE_SLOTS", "2")]);
         let faults = WorkerConfig::read(&source, "default").unwrap_err();
         assert_eq!(faults.0[0].name, "MILLRACE_SLOTS");
     }

@@ -112,6 +112,7 @@ impl Activation<'_> {
             }
             Action::Inline { arguments, .. } => self.call_inline(run, input, arguments.as_ref()),
             Action::Builtin { function, with } => self.call_builtin(run, input, function, with),
+            Action::Detached { function, with } => self.detach(run, input, function, with),
             Action::Unsupported(what) => Err(Problem::new(
                 ErrorKind::Configuration,
                 format!("{what} is not supported by this build"),
@@ -127,7 +128,7 @@ impl Activation<'_> {
             let text = format!("the instance has {frames} active tasks already, at most {max} are allowed");
             return Err(Problem::new(ErrorKind::Runtime, text));
         }
-        if self.instance.header.next_frame == FrameId::MAX {
+        if self.instance.header.next_frame >= limits::DETACHED_FRAMES {
             let text = "the instance has begun as many tasks as it can number; start another one to go on";
             return Err(Problem::new(ErrorKind::Runtime, text));
         }

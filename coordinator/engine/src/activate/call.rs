@@ -60,7 +60,7 @@ impl Activation<'_> {
     }
 
     /// As [`Self::arguments`], except for what the worker fills in.
-    fn step_arguments(
+    pub(super) fn step_arguments(
         &self,
         run: &Run,
         input: &Data,

@@ -45,6 +45,7 @@ impl Activation<'_> {
                 | Action::Fleet { .. }
                 | Action::Inline { .. }
                 | Action::Builtin { .. }
+                | Action::Detached { .. }
                 | Action::Unsupported(_),
                 _,
             ) => List::default(),

@@ -9,6 +9,7 @@ mod begin;
 mod call;
 mod child;
 mod complete;
+mod detach;
 mod drop;
 mod emit;
 mod extension;
@@ -29,6 +30,9 @@ mod timer;
 mod try_;
 mod wait;
 pub(crate) mod workflow;
+
+pub(crate) use detach::ended as detached_ended;
+pub(crate) use fail::shorten;
 
 use std::cell::Cell;
 

@@ -8,6 +8,7 @@
 mod children;
 mod constructs;
 mod decisions;
+mod detached;
 mod events;
 mod extensions;
 mod late;

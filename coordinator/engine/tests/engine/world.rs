@@ -314,6 +314,10 @@ impl World {
                 self.queue.push((instance.clone(), step.clone()));
                 self.dispatched.push(step);
             }
+            Effect::Detach(step) => {
+                self.queue.push((instance.clone(), (**step).clone()));
+                self.dispatched.push((**step).clone());
+            }
             Effect::Settle { frame } => {
                 assert!(
                     self.outbox.remove(&(instance.clone(), *frame)).is_some(),

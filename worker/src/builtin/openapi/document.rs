@@ -17,6 +17,8 @@ use crate::{Context, Failure};
 
 /// How long a document is used before it is fetched again.
 const AGE_MAX: Duration = Duration::from_secs(300);
+/// For messages.
+const WHAT: &str = "OpenAPI document";
 /// References followed from one to the next; more is a circle.
 const REFERENCES_MAX: usize = 32;
 
@@ -60,17 +62,8 @@ impl Documents {
         if let Some(known) = self.known(key) {
             return Ok(known);
         }
-        let uri = endpoint.uri();
-        let address = Url::parse(uri).map_err(|e| {
-            configuration(format!(
-                "the address of the OpenAPI document, `{}`: {e}",
-                shown(uri)
-            ))
-        })?;
-        let text = match address.scheme() {
-            "file" => read_file(ctx, &address).await?,
-            _ => download(ctx, address.clone(), endpoint).await?,
-        };
+        let address = address(endpoint, WHAT)?;
+        let text = fetch_text(ctx, endpoint, WHAT).await?;
         let document = Arc::new(Document::parse(&text, address)?);
         self.keep(key, document.clone(), text.len());
         Ok(document)
@@ -114,7 +107,24 @@ fn key(endpoint: &Endpoint) -> u64 {
     hasher.finish()
 }
 
-async fn download(ctx: &Context, url: Url, endpoint: &Endpoint) -> Result<String, Failure> {
+fn address(endpoint: &Endpoint, what: &str) -> Result<Url, Failure> {
+    let uri = endpoint.uri();
+    Url::parse(uri).map_err(|e| configuration(format!("the address of {what}, `{}`: {e}", shown(uri))))
+}
+
+/// The text at an address: over HTTP, or of a file where the worker may read files. `what` is for messages.
+///
+/// # Errors
+/// `configuration` when it may not be read or is no text, `communication` when it cannot be fetched.
+pub(crate) async fn fetch_text(ctx: &Context, endpoint: &Endpoint, what: &str) -> Result<String, Failure> {
+    let address = address(endpoint, what)?;
+    match address.scheme() {
+        "file" => read_file(ctx, &address).await,
+        _ => download(ctx, address, endpoint, what).await,
+    }
+}
+
+async fn download(ctx: &Context, url: Url, endpoint: &Endpoint, what: &str) -> Result<String, Failure> {
     let prepared = Prepared {
         method: Method::GET,
         url: http::parse_url(url.as_str())?,
@@ -126,7 +136,7 @@ async fn download(ctx: &Context, url: Url, endpoint: &Endpoint) -> Result<String
         policy: endpoint.policy().cloned(),
         body: None,
     };
-    let name = format!("OpenAPI document {}", shown(url.as_str()));
+    let name = format!("{what} {}", shown(url.as_str()));
     let body = http::fetch(ctx, &name, prepared, limits::DOCUMENT_BYTES_MAX).await?;
     String::from_utf8(body).map_err(|_e| configuration(format!("{name} is not text in UTF-8")))
 }
