@@ -51,8 +51,6 @@ pub(crate) struct Home {
     pub(crate) tokens: Tokens,
     /// Descriptions of services.
     pub(crate) documents: Documents,
-    /// Calls may refer to local files.
-    pub(crate) may_read_files: bool,
     /// Directory whose files definitions may name.
     pub(crate) files: Option<PathBuf>,
     /// Whether a call may start a process.
@@ -70,7 +68,6 @@ impl Home {
             secrets,
             tokens: Tokens::default(),
             documents: Documents::default(),
-            may_read_files: false,
             files: None,
             processes: false,
         })
@@ -340,11 +337,6 @@ impl Context {
     pub(crate) fn documents(&self) -> &Documents {
         &self.0.home.documents
     }
-
-    pub(crate) fn may_read_files(&self) -> bool {
-        self.0.home.may_read_files
-    }
-
     pub(crate) fn tracer(&self) -> &Tracer {
         &self.0.home.tracer
     }

@@ -171,9 +171,8 @@ impl Running {
             secrets: Secrets::from_env(config.secrets_dir.clone()),
             tokens: Tokens::default(),
             documents: Documents::default(),
-            may_read_files: config.allow.iter().any(|a| a == "file"),
             files: config.files.clone(),
-            processes: config.processes.shell || config.processes.script,
+            processes: config.processes.shell,
         };
         let runner = Arc::new(Runner {
             nats: nats.clone(),

@@ -146,8 +146,6 @@ pub struct WorkerConfig {
     pub secrets_dir: Option<PathBuf>,
     /// Directory whose files definitions may name.
     pub files: Option<PathBuf>,
-    /// Dangerous things that are allowed besides: `file`.
-    pub allow: Vec<String>,
     /// Processes that definitions may start.
     pub processes: ProcessConfig,
     /// Unconfirmed messages of one sender.
@@ -222,7 +220,6 @@ impl WorkerConfig {
             redirects: r.optional("MILLRACE_HTTP_REDIRECTS").unwrap_or_default(),
             secrets_dir: r.optional("MILLRACE_SECRETS_DIR"),
             files: r.optional("MILLRACE_FILES"),
-            allow: allow(&mut r),
             processes: ProcessConfig::read(&mut r),
             publish_in_flight: publish_in_flight(&mut r),
         };
@@ -347,20 +344,6 @@ fn queues(r: &mut Reader<'_>, default: &str) -> Vec<String> {
         }
     }
     queues
-}
-
-fn allow(r: &mut Reader<'_>) -> Vec<String> {
-    const NAME: &str = "MILLRACE_ALLOW";
-    let allow = r.optional(NAME).map_or_else(Vec::new, |l: List| l.0);
-    for name in &allow {
-        if name != "file" {
-            r.fault(
-                NAME,
-                format!("`{name}` is not `file`; processes are allowed by MILLRACE_PROCESSES"),
-            );
-        }
-    }
-    allow
 }
 
 fn process_id(r: &mut Reader<'_>, name: &'static str) -> String {

@@ -268,13 +268,6 @@ pub const VARS: &[Var] = &[
         "A secret: its name in capitals, with `_` for everything but letters and digits. Wins over a file of that name.",
     ),
     var(
-        "MILLRACE_ALLOW",
-        "",
-        "names, comma separated",
-        WORKER,
-        "Dangerous things that this worker may do: read documents and scripts from `file:` addresses (file).",
-    ),
-    var(
         "MILLRACE_PROCESSES",
         "",
         "names, comma separated",

@@ -57,7 +57,7 @@ impl Link {
     pub(super) fn open(ctx: &Context, name: &str, transport: &StdioTransport) -> Result<Self, Failure> {
         if !ctx.runs_processes() {
             let text = format!(
-                "{name}: this worker runs no processes, which the stdio transport needs; MILLRACE_PROCESSES allows them"
+                "{name}: this worker runs no processes, which the stdio transport needs; `shell` in MILLRACE_PROCESSES allows it"
             );
             return Err(configuration(text));
         }

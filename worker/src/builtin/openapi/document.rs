@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use serde_json::Value;
 
 use super::Endpoint;
 use crate::builtin::http::{self, Prepared, shown};
+use crate::builtin::resource;
 use crate::{Context, Failure};
 
 /// How long a document is used before it is fetched again.
@@ -119,7 +119,7 @@ fn address(endpoint: &Endpoint, what: &str) -> Result<Url, Failure> {
 pub(crate) async fn fetch_text(ctx: &Context, endpoint: &Endpoint, what: &str) -> Result<String, Failure> {
     let address = address(endpoint, what)?;
     match address.scheme() {
-        "file" => read_file(ctx, &address).await,
+        "file" => Ok(resource::load(ctx, what, address, None).await?.text),
         _ => download(ctx, address, endpoint, what).await,
     }
 }
@@ -139,32 +139,6 @@ async fn download(ctx: &Context, url: Url, endpoint: &Endpoint, what: &str) -> R
     let name = format!("{what} {}", shown(url.as_str()));
     let body = http::fetch(ctx, &name, prepared, limits::DOCUMENT_BYTES_MAX).await?;
     String::from_utf8(body).map_err(|_e| configuration(format!("{name} is not text in UTF-8")))
-}
-
-async fn read_file(ctx: &Context, address: &Url) -> Result<String, Failure> {
-    if !ctx.may_read_files() {
-        return Err(configuration(format!(
-            "`{address}`: this worker may not read files; allow `file` in MILLRACE_ALLOW"
-        )));
-    }
-    let path = address
-        .to_file_path()
-        .map_err(|()| configuration(format!("`{address}` is not the address of a local file")))?;
-    let read = tokio::task::spawn_blocking(move || read_bounded(&path));
-    read.await
-        .map_err(|e| Failure::runtime(format!("cannot read `{address}`: {e}")))?
-        .map_err(|reason| configuration(format!("cannot read `{address}`: {reason}")))
-}
-
-fn read_bounded(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if size > limits::DOCUMENT_BYTES_MAX as u64 {
-        return Err(format!(
-            "it has {size} bytes, at most {} are read",
-            limits::DOCUMENT_BYTES_MAX
-        ));
-    }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
 }
 
 impl Document {

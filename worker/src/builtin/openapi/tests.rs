@@ -279,7 +279,7 @@ async fn faulty_documents_are_configuration_errors() {
     refused(
         run("file:///etc/hostname", "x", json!({})).await,
         ErrorKind::Configuration,
-        "MILLRACE_ALLOW",
+        "MILLRACE_FILES",
     );
     refused(
         run("nowhere", "x", json!({})).await,
