@@ -9,7 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::store::{Decision, Store, StoreError};
 
 /// What every stock worker can do, without registration.
-const BUILT_IN: [&str; 4] = ["noop:1.0.0", "flaky:1.0.0", "sleep:1.0.0", "call:http"];
+const BUILT_IN: [&str; 5] = [
+    "noop:1.0.0",
+    "flaky:1.0.0",
+    "sleep:1.0.0",
+    "call:http",
+    "call:openapi",
+];
 
 /// Kinds of processes. Each has a queue of its own, which workers pull from when they may run the kind.
 pub(crate) const PROCESS_KINDS: [&str; 3] = ["shell", "script", "container"];
