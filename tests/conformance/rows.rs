@@ -60,5 +60,7 @@ fn part(value: &Value) -> anyhow::Result<Part> {
 
 /// The rules that a case names: `section 1.3 for; decision 12`.
 pub(crate) fn rules(text: &str) -> impl Iterator<Item = &str> {
-    text.split([';', ',']).map(str::trim).filter(|rule| !rule.is_empty())
+    text.split([';', ','])
+        .map(str::trim)
+        .filter(|rule| !rule.is_empty())
 }

@@ -399,8 +399,7 @@ impl Dispatcher {
                 outbox::parse(&field, whole.as_deref().unwrap_or_default()),
             ) {
                 self.publish_detached(field, value).await;
-            } else if let (Some(payload), Some(route)) =
-                (self.outbox.unsent(&field), self.routes.get(&field))
+            } else if let (Some(payload), Some(route)) = (self.outbox.unsent(&field), self.routes.get(&field))
             {
                 let (payload, (subject, headers)) = (payload.clone(), route.clone());
                 self.publish(subject, headers, payload, Sent::Record { field })
