@@ -9,7 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::store::{Decision, Store, StoreError};
 
 /// What every stock worker can do, without registration.
-const BUILT_IN: [&str; 4] = ["noop:1.0.0", "flaky:1.0.0", "sleep:1.0.0", "call:http"];
+const BUILT_IN: [&str; 5] = [
+    "noop:1.0.0",
+    "flaky:1.0.0",
+    "sleep:1.0.0",
+    "call:http",
+    "call:openapi",
+];
 
 /// One function of the fleet, as kept in Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
