@@ -375,8 +375,11 @@ impl<'a> Parser<'a> {
             let fault = at.warning_in(node, "`$output` in `output.as` is the raw output");
             self.report(fault.hint("it is the same as `.`, and other runtimes do not have it"));
         }
+        // Only calls have an authorization; in the body of another task it is `null`, and no secret.
+        let is_null = |late: &str| late == "authorization" && vars.position == Position::Definition;
+        let mut late = LATE_VARIABLES.into_iter();
         if !vars.late
-            && let Some(late) = LATE_VARIABLES.into_iter().find(|v| uses(v))
+            && let Some(late) = late.find(|v| uses(v) && !is_null(v))
         {
             let message = format!("`${late}` cannot be used here: what it is used for would be stored");
             let hint = "use it in `with` of a call, or in environment, arguments or stdin of a process";
