@@ -13,6 +13,9 @@ use crate::trace::Event;
 
 use super::{Activation, Move, Run};
 
+/// How far the clock of a worker may be ahead of the log's.
+const CLOCK_SKEW_MS: i64 = 2_000;
+
 impl Activation<'_> {
     /// Hands a step to the fleet; the worker fills in what is `late`.
     pub(crate) fn dispatch(
@@ -64,8 +67,8 @@ impl Activation<'_> {
             return Err(Ignored::StaleStep);
         }
         let outcome = outcome(&result.outcome);
+        let hold = self.instance.header.suspended || self.is_out_of_time(step, &result.outcome);
         self.effects.push(Effect::Settle { frame: result.frame });
-        let hold = self.instance.header.suspended;
         self.edit_step(result.frame, |step| {
             step.worker = Some(result.worker.clone());
             step.delivery = result.delivery;
@@ -76,6 +79,18 @@ impl Activation<'_> {
             true => Ok(Move::Idle),
             false => Ok(self.take_held_step(result.frame)),
         }
+    }
+
+    /// The worker gave up because the deadline passed there. The timer that the deadline comes from is due here, too, and
+    /// it alone knows which task took too long: it may be one around this one.
+    fn is_out_of_time(&self, step: &StepState, outcome: &StepOutcome) -> bool {
+        let gave_up = match outcome {
+            StepOutcome::Cancelled => true,
+            StepOutcome::Error(problem) => problem.standard() == Some(ErrorKind::Timeout),
+            StepOutcome::Output(_) => false,
+        };
+        let is_due = |deadline: i64| self.now_ms.saturating_add(CLOCK_SKEW_MS) >= deadline;
+        gave_up && step.deadline_ms.is_some_and(is_due)
     }
 
     /// Goes on with what a step came back with.

@@ -1,7 +1,7 @@
 //! Steps on their way: heard of, taken over, lost, answered twice, answered wrongly.
 
 use millrace_common::{ErrorKind, Problem, Progress, RawJson, RecordBody, StepOutcome, StepResult, limits};
-use millrace_engine::{Dispatch, Ignored, Outcome, WaitingKind};
+use millrace_engine::{Dispatch, Ignored, Outcome, Status, WaitingKind};
 use serde_json::json;
 
 use crate::world::{Answer, START_MS, World, key};
@@ -222,6 +222,34 @@ fn answers_that_cannot_be_used_fail_the_task() {
     world.result(&key("a"), &step, StepOutcome::Cancelled);
     world.run();
     assert_eq!(world.error("a").status, 500);
+}
+
+#[test]
+fn a_worker_that_gives_up_at_the_deadline_leaves_the_error_to_the_timer() {
+    let around = "do: [{l: {do: [{t: {try: [{s: {call: 'noop:1.0.0@default'}}], catch: {}}}], timeout: {after: PT10S}}}]";
+    let outcomes = [
+        StepOutcome::Cancelled,
+        StepOutcome::Error(Problem::new(ErrorKind::Timeout, "no answer")),
+    ];
+    for outcome in outcomes {
+        let (mut world, step) = waiting(around);
+        world.run_until(START_MS + 9_500);
+        world.result(&key("a"), &step, outcome.clone());
+        world.run_until(START_MS + 9_900);
+        assert_eq!(world.status("a"), Status::Running);
+        world.run();
+        world.assert_clean();
+        let problem = world.error("a");
+        assert_eq!(
+            (problem.status, problem.instance.as_deref()),
+            (408, Some("/do/0/l"))
+        );
+        // Long before the deadline it is an error of the step, which the `try` around it catches.
+        let (mut world, step) = waiting(around);
+        world.result(&key("a"), &step, outcome);
+        world.run();
+        assert_eq!(world.output("a"), json!({"n": 1}));
+    }
 }
 
 #[test]
