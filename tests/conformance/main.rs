@@ -1,11 +1,15 @@
 //! The language on a real stack: the official conformance kit (`kit`), and one small file for each rule that the kit
-//! leaves out or that we decided ourselves (`cases`).
+//! leaves out or that we decided ourselves (`cases`), the examples of the specification (`examples`), and the page that
+//! says what all this shows (`page`, by the table in `rows.yaml`).
 
 #![expect(clippy::print_stdout, reason = "the counts of a run are its result")]
 
 mod cases;
+mod examples;
 mod gherkin;
 mod kit;
+mod page;
+mod rows;
 
 use std::sync::Arc;
 
@@ -35,4 +39,13 @@ async fn world() -> anyhow::Result<Arc<World>> {
             })
         })
         .await
+}
+
+/// Says why a test cannot run here, past the capture of libtest: `tools/test` counts these lines.
+fn skipped(why: &str) -> anyhow::Result<()> {
+    let line = format!("skipped test: {why}\n");
+    Ok(std::io::Write::write_all(
+        &mut std::io::stderr(),
+        line.as_bytes(),
+    )?)
 }

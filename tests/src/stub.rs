@@ -4,6 +4,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/v2/pet/…`, `/v2/swagger.json`, `/basic-auth/{user}/{password}` | what the conformance kit's scenarios call |
+//! | the paths of the specification's examples | see `example` |
 //! | `/own/item/{id}` | `{"id": id}` |
 //! | `/own/echo…` | method, path, query, headers and body of the request |
 //! | `/own/status/{code}` | that status, with a JSON body |
@@ -36,6 +37,14 @@ use crate::authority;
 use crate::traces::{self, Span};
 
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// Hosts that the specification's examples call.
+const EXAMPLE_HOSTS: [&str; 4] = [
+    "swapi.dev",
+    "fake-hospital.com",
+    "superbet-casinos.com",
+    "external-service.example.com",
+];
 
 /// See the module. Ends when dropped.
 #[derive(Debug)]
@@ -85,8 +94,12 @@ impl Stub {
 
     /// Value of `MILLRACE_HTTP_REDIRECTS` that sends all hosts of tests here.
     pub fn redirects(&self) -> String {
-        let hosts = ["petstore.swagger.io", "httpbin.org", "stub.test"];
-        hosts.map(|host| format!("{host}={}", self.url())).join(",")
+        let own = ["petstore.swagger.io", "httpbin.org", "stub.test"];
+        let hosts = own.iter().chain(&EXAMPLE_HOSTS);
+        hosts
+            .map(|host| format!("{host}={}", self.url()))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// How often `key` was called.
@@ -189,8 +202,24 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
         ["own", "text"] => "plain text".into_response(),
         ["own", "big", bytes] => json(200, json!("x".repeat(bytes.parse().unwrap_or(0)))),
         ["own", "count", key] => json(200, json!({"call": seen.count(key)})),
-        _ => json(404, json!({"unknown": path})),
+        _ => example(&segments).unwrap_or_else(|| json(404, json!({"unknown": path}))),
     }
+}
+
+/// What the specification's examples call, with the answers that their texts count on.
+fn example(segments: &[&str]) -> Option<Response> {
+    Some(match segments {
+        ["api", "people"] => json(200, json!({"count": 1, "results": [{"name": "Luke Skywalker"}]})),
+        ["api", "people", id] => json(
+            200,
+            json!({"name": format!("person {id}"), "homeworld": "https://swapi.dev/api/planets/1/"}),
+        ),
+        ["api", "planets", id] => json(200, json!({"name": "Tatooine", "id": id})),
+        ["api", "bet", "on", "football"] => json(200, json!({"placed": true})),
+        ["api", "v3", "alert", who] => json(200, json!({"alerted": who})),
+        ["api"] => json(503, json!({"message": "out of order"})),
+        _ => return None,
+    })
 }
 
 fn petstore(rest: &[&str]) -> Response {

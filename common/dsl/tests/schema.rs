@@ -1,10 +1,15 @@
 //! The parser and the official JSON Schema accept the same definitions, but for a written list of differences.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "support/nodes.rs"]
+mod nodes;
 mod support;
+
+use std::collections::HashSet;
 
 use jsonschema::Validator;
 use millrace_dsl::{Diagnostic, Severity, parse};
+use nodes::{every_change, pointers, shape};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 use support::{Random, SAMPLE, files, mutate, show, specification};
@@ -55,6 +60,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("", "is not the name of a"),
     ("", "cannot be the name of a variable"),
     ("", "have the same name"),
+    ("", "duplicate task name"),
     ("", "expected the name of a"),
     ("/then", "expected `continue`"),
     ("", "is not a URI"),
@@ -159,9 +165,9 @@ fn difference(schema: &Validator, document: &Value, place: &str) -> Option<Strin
     }
 }
 
-#[test]
-fn same_as_the_official_schema() {
-    let Some(spec) = specification() else { return };
+/// The official schema, our sample and the examples of the specification.
+fn material() -> Option<(Validator, Vec<Value>)> {
+    let spec = specification()?;
     let read = |path: &std::path::Path| json(&std::fs::read_to_string(path).unwrap());
     let schema = jsonschema::validator_for(&read(&spec.join("schema/workflow.yaml"))).unwrap();
     let mut documents = vec![json(SAMPLE)];
@@ -169,6 +175,43 @@ fn same_as_the_official_schema() {
     for document in &documents {
         assert!(schema.is_valid(document), "{document}");
     }
+    Some((schema, documents))
+}
+
+/// Every node of every document is deleted, duplicated, renamed, and replaced by a value of each other type; nodes at the
+/// same place of different documents count once.
+#[test]
+fn same_as_the_official_schema_for_every_node() {
+    let Some((schema, documents)) = material() else {
+        return;
+    };
+    let (mut seen, mut differences, mut count) = (HashSet::new(), Vec::new(), 0);
+    for document in &documents {
+        for pointer in pointers(document) {
+            if !seen.insert(shape(document, &pointer)) {
+                continue;
+            }
+            for changed in every_change(document, &pointer) {
+                count += 1;
+                differences.extend(difference(&schema, &changed, &pointer));
+            }
+        }
+    }
+    eprintln!("{count} documents compared");
+    assert!(count > 5_000, "only {count} documents were made");
+    assert!(
+        differences.is_empty(),
+        "{} differences\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
+}
+
+#[test]
+fn same_as_the_official_schema_for_random_changes() {
+    let Some((schema, documents)) = material() else {
+        return;
+    };
     let (mut random, mut differences) = (Random(7), Vec::new());
     for i in 0..6_000 {
         let mut document = documents[i % documents.len()].clone();

@@ -247,7 +247,7 @@ pub(super) fn without_prefix(text: &str, fix: &str) -> Option<(usize, usize)> {
 
 /// Where the rest is when a text ends so.
 pub(super) fn without_suffix(text: &str, fix: &str) -> Option<(usize, usize)> {
-    text.ends_with(fix).then_some((0, text.len() - fix.len()))
+    text.strip_suffix(fix).map(|rest| (0, rest.len()))
 }
 
 /// A format for times without the time zone database, which differs between machines.

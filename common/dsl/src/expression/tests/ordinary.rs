@@ -290,6 +290,10 @@ const TABLE: &[(&str, &str)] = &[
     ),
     ("\"xax\" | trimstr(\"x\")", r#""a""#),
     (
+        "\"x\" | rtrimstr(\"longer\"), ltrimstr(\"longer\"), rtrimstr(\"\")",
+        r#"["x","x","x"]"#,
+    ),
+    (
         "\"banana\" | index(\"an\"), rindex(\"an\"), indices(\"ana\")",
         "[1,3,[1,3]]",
     ),

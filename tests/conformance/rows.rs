@@ -1,0 +1,66 @@
+//! `rows.yaml`: the language row by row, and which cases show which row.
+
+use anyhow::{Context, ensure};
+use millrace_tests::yaml;
+use serde_json::Value;
+
+/// A part of the table.
+pub(crate) struct Part {
+    pub(crate) title: String,
+    /// Decisions of ours, not the specification's words.
+    pub(crate) is_ours: bool,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// A row: the `rule` that cases name, and what it says.
+pub(crate) struct Row {
+    pub(crate) rule: String,
+    pub(crate) text: String,
+}
+
+/// The whole table.
+pub(crate) fn read() -> anyhow::Result<Vec<Part>> {
+    let table = yaml::read(include_str!("rows.yaml"))?;
+    let parts: Vec<Part> = table
+        .as_array()
+        .context("a list of parts")?
+        .iter()
+        .map(part)
+        .collect::<anyhow::Result<_>>()?;
+    let mut rules: Vec<&str> = parts
+        .iter()
+        .flat_map(|p| &p.rows)
+        .map(|r| r.rule.as_str())
+        .collect();
+    let count = rules.len();
+    rules.sort_unstable();
+    rules.dedup();
+    ensure!(rules.len() == count, "a rule stands twice in rows.yaml");
+    Ok(parts)
+}
+
+fn part(value: &Value) -> anyhow::Result<Part> {
+    let text = |value: &Value, key: &str| {
+        let found = value[key].as_str().map(str::to_owned);
+        found.with_context(|| format!("no `{key}` in {value}"))
+    };
+    let rows = value["rows"].as_array().context("`rows`")?.iter();
+    let rows = rows.map(|row| {
+        Ok(Row {
+            rule: text(row, "rule")?,
+            text: text(row, "text")?,
+        })
+    });
+    Ok(Part {
+        title: text(value, "part")?,
+        is_ours: value["ours"] == true,
+        rows: rows.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+/// The rules that a case names: `section 1.3 for; decision 12`.
+pub(crate) fn rules(text: &str) -> impl Iterator<Item = &str> {
+    text.split([';', ','])
+        .map(str::trim)
+        .filter(|rule| !rule.is_empty())
+}
