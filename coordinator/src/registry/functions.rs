@@ -9,12 +9,16 @@ use serde::{Deserialize, Serialize};
 use super::store::{Decision, Store, StoreError};
 
 /// What every stock worker can do, without registration.
-const BUILT_IN: [&str; 5] = [
+const BUILT_IN: [&str; 9] = [
     "noop:1.0.0",
     "flaky:1.0.0",
     "sleep:1.0.0",
     "call:http",
     "call:openapi",
+    "call:grpc",
+    "call:asyncapi",
+    "call:mcp",
+    "call:a2a",
 ];
 
 /// Kinds of processes. Each has a queue of its own, which workers pull from when they may run the kind.
