@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// Apply a definition, start it, follow it and print its output.
     Run(RunArgs),
     /// Check definitions without a coordinator.
-    Validate(FilesArgs),
+    Validate(ValidateArgs),
     /// Store definitions.
     Apply(FilesArgs),
     /// Start an instance.
@@ -161,6 +161,15 @@ pub(crate) struct FilesArgs {
     /// Definitions in YAML or JSON; `-` reads standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// List as well what other runtimes of the language would ignore or not know.
+    #[arg(long)]
+    pub(crate) portable: bool,
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
 }
 
 #[derive(Debug, Args)]

@@ -67,6 +67,13 @@ pub(crate) fn check(
         Ok(parsed) => {
             let mut faults = parsed.warnings;
             faults.extend(millrace_dsl::unsupported(&parsed.document));
+            faults.extend(parsed.missing.iter().map(|missing| {
+                let message = format!(
+                    "`{}` is not checked here: it is fetched at deployment",
+                    missing.url
+                );
+                Diagnostic::warning(missing.pointer.as_str(), missing.span, message)
+            }));
             let refused = faults.iter().any(|f| f.severity == Severity::Error);
             ((!refused).then_some(parsed.document), faults)
         }

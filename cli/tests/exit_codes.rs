@@ -376,3 +376,30 @@ fn completion_and_help_go_to_stdout() {
         "{stdout}"
     );
 }
+
+#[test]
+fn validate_lists_what_others_would_ignore_when_asked() {
+    let text = "document: {dsl: 1.0.3, namespace: default, name: a, version: 1.0.0}
+do:
+  - l:
+      for: {in: '${ [1] }'}
+      do: []
+      metadata: {millrace: {for: {mode: parallel}}}
+";
+    let scratch = Scratch::new("portable");
+    let file = scratch.file("a.yaml", text);
+    let (code, _, plain) = ran(millrace().arg("validate").arg(&file));
+    assert_eq!(
+        (code, plain.contains("known to millrace only")),
+        (0, false),
+        "{plain}"
+    );
+    let (code, _, listed) = ran(millrace().args(["validate", "--portable"]).arg(&file));
+    assert_eq!(code, 0);
+    let line = listed.lines().find(|l| l.contains(":6:29:")).unwrap_or_default();
+    assert!(
+        line.contains("`metadata.millrace.for` is known to millrace only"),
+        "{listed}"
+    );
+    assert!(listed.contains("one iteration after the other"), "{listed}");
+}

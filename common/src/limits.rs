@@ -12,6 +12,16 @@ pub const PAYLOAD_BYTES_MAX: usize = 768 * 1024;
 /// A definition's source. Larger ones get 413.
 pub const DEFINITION_BYTES_MAX: usize = 768 * 1024;
 
+/// Documents elsewhere (functions, schemas) that one definition refers to. More is a deploy error.
+pub const DEFINITION_RESOURCES_MAX: usize = 100;
+
+/// One such document. A larger one is a deploy error; so is a definition that is larger than `DEFINITION_BYTES_MAX`
+/// together with all it refers to.
+pub const DEFINITION_RESOURCE_BYTES_MAX: usize = 256 * 1024;
+
+/// Time to fetch one such document, in milliseconds. Longer is a deploy error.
+pub const DEFINITION_RESOURCE_FETCH_MS_MAX: u64 = 10_000;
+
 /// Tasks in one definition, all levels. More is a deploy error.
 pub const DEFINITION_TASKS_MAX: usize = 20_000;
 
@@ -41,6 +51,29 @@ pub const ACTIVATION_TASKS_MAX: u32 = 1_000;
 
 /// Items of one `for`. More faults the task.
 pub const FOR_ITEMS_MAX: usize = 1_000_000;
+
+/// Iterations of a parallel `for` at a time, when it does not say how many.
+pub const FOR_CONCURRENCY_DEFAULT: u32 = 16;
+
+/// Iterations of a parallel `for` at a time. More is a deploy error.
+pub const FOR_CONCURRENCY_MAX: u32 = 1_000;
+
+/// Outputs (and changed contexts) that a parallel `for` collects, as JSON. More faults the task at the iteration that
+/// passes it. What its `output.as` makes of them must be a payload.
+pub const FOR_RESULTS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Completed tasks that one saga remembers to undo. One more faults the task that completed.
+pub const SAGA_TASKS_MAX: usize = 10_000;
+
+/// Bytes of inputs and outputs that one saga remembers, as JSON. More faults the task that completed.
+pub const SAGA_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of an idempotency key that a definition computes; it travels in a header. A longer one faults the task.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// Time that a worker has to say that it began with a step, after the last moment at which it may begin. Then the step
+/// counts as not begun.
+pub const START_REPORT_MS: i64 = 3_000;
 
 /// Tasks active in one instance at a time (frames). More faults the task that would exceed it.
 pub const INSTANCE_FRAMES_MAX: usize = 50_000;

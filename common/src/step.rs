@@ -111,6 +111,15 @@ pub struct Step {
     /// Unix milliseconds after which the result no longer counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<i64>,
+    /// Unix milliseconds after which no worker may begin with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by_ms: Option<i64>,
+    /// Longest time between two signs of life of the handler, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u64>,
+    /// Deliveries before it is reported as failed instead of being run, when that is less than the common bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_deliveries: Option<u32>,
     /// The last value saved with `ctx.checkpoint` by an earlier attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<RawJson>,

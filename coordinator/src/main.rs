@@ -150,7 +150,7 @@ impl Parts {
             tracer,
         } = self;
         let store = Store::new(config.redis.clone(), redis.clone());
-        let registry = Registry::new(&store, nats.client().clone());
+        let registry = Registry::new(&store, nats.client().clone(), config.redirects.clone());
         start_registry(&registry, shutdown).await?;
         let queues = Queues::new(nats.jetstream().clone(), config.ack_wait);
         queues.ensure(millrace_common::names::DEFAULT_QUEUE).await?;

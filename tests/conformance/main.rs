@@ -29,7 +29,7 @@ async fn world() -> anyhow::Result<Arc<World>> {
             let stub = Stub::start()?;
             let login = format!(r#"{{"username":"ann","password":"{}"}}"#, authority::PASSWORD);
             let stack = Stack::builder()
-                .worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects())
+                .env("MILLRACE_HTTP_REDIRECTS", &stub.redirects())
                 .worker_env("MILLRACE_SECRET_LOGIN", login)
                 .worker_env("MILLRACE_SECRET_API_KEY", "key-of-the-api")
                 .worker_env("MILLRACE_SECRET_CLIENT", authority::CLIENT_SECRET)

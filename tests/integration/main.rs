@@ -5,6 +5,7 @@
 
 mod absence;
 mod bounds;
+mod catalog;
 mod durable;
 mod events;
 mod examples;
@@ -37,7 +38,7 @@ async fn world() -> anyhow::Result<Arc<World>> {
         .get(async || {
             let stub = Stub::start()?;
             let stack = Stack::builder()
-                .worker_env("MILLRACE_HTTP_REDIRECTS", stub.redirects())
+                .env("MILLRACE_HTTP_REDIRECTS", &stub.redirects())
                 .env("OTEL_EXPORTER_OTLP_ENDPOINT", &stub.url());
             Ok(World {
                 stack: stack.start().await?,

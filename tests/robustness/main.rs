@@ -6,6 +6,8 @@ mod control;
 mod halts;
 mod hostile;
 mod ownership;
+mod parallel;
+mod saga;
 mod traces;
 
 use anyhow::Context;

@@ -203,6 +203,8 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
         ["own", "redirect"] => (StatusCode::FOUND, [(header::LOCATION, "/own/item/7")]).into_response(),
         ["own", "text"] => "plain text".into_response(),
         ["own", "big", bytes] => json(200, json!("x".repeat(bytes.parse().unwrap_or(0)))),
+        ["own", "catalog", "functions", name, version, "function.yaml"] => function(&seen, name, version),
+        ["own", "schema"] => json(200, json!({"type": "object", "required": ["n"]})),
         ["own", "count", key] => json(200, json!({"call": seen.count(key)})),
         _ => example(&segments).unwrap_or_else(|| json(404, json!({"unknown": path}))),
     }
@@ -222,6 +224,23 @@ fn example(segments: &[&str]) -> Option<Response> {
         ["api"] => json(503, json!({"message": "out of order"})),
         _ => return None,
     })
+}
+
+/// A small catalog of functions; how often each was fetched is counted as `function <name>`.
+fn function(seen: &Seen, name: &str, version: &str) -> Response {
+    seen.count(&format!("function {name}"));
+    let text = match (name, version) {
+        ("twice", "1.0.0") => {
+            "input: {schema: {document: {type: object, required: [n]}}}\nset: {twice: '${ 2 * .n }'}\n"
+        }
+        ("four-times", "1.0.0") => {
+            "do:\n- a: {call: 'http://stub.test/own/catalog/functions/twice/1.0.0/function.yaml', with: {n: '${ .n }'}}\n- b: {set: {four: '${ 2 * .twice }'}}\n"
+        }
+        ("circle", "1.0.0") => "call: 'http://stub.test/own/catalog/functions/circle/1.0.0/function.yaml'\n",
+        ("wrong", "1.0.0") => "set: {}\nthn: end\n",
+        _ => return json(404, json!({"unknown": name})),
+    };
+    ([(header::CONTENT_TYPE, "application/yaml")], text).into_response()
 }
 
 fn petstore(rest: &[&str]) -> Response {

@@ -159,6 +159,9 @@ fn step(name: &str, n: usize) -> Step {
         )
         .unwrap(),
         deadline_ms: None,
+        start_by_ms: None,
+        heartbeat_ms: None,
+        max_deliveries: None,
         progress: None,
         report: names::report_subject(PartitionId(0), "default"),
         token: String::new(),

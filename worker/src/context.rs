@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millrace_common::{InstanceKey, Progress, RawJson, RecordBody, Step, limits, wire};
 use millrace_runtime::nats::{PublishError, Publisher};
@@ -28,6 +28,8 @@ struct Inner {
     step: Step,
     delivery: u32,
     cancel: CancellationToken,
+    /// When the handler last gave a sign of life.
+    beat: Mutex<Instant>,
     /// Last value saved by anyone.
     saved: Mutex<Option<RawJson>>,
     /// The span of the attempt, made by the coordinator.
@@ -109,6 +111,7 @@ impl Context {
         Self(Arc::new(Inner {
             step,
             delivery,
+            beat: Mutex::new(Instant::now()),
             cancel: CancellationToken::new(),
             saved,
             parent,
@@ -136,6 +139,9 @@ impl Context {
             frame: 0,
             input,
             deadline_ms: None,
+            start_by_ms: None,
+            heartbeat_ms: None,
+            max_deliveries: None,
             progress: None,
             report: String::new(),
             token: String::new(),
@@ -238,12 +244,23 @@ impl Context {
         self.0.cancel.clone()
     }
 
+    /// A sign of life, for tasks with a `heartbeatTimeout`: without one for that long, the step fails as timed out. Saving
+    /// a checkpoint is one too. Costs nothing; nothing is sent.
+    pub fn beat(&self) {
+        *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(crate) fn last_beat(&self) -> Instant {
+        *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Saves a value durably: when this returns, the next delivery or attempt of the task gets it from
     /// [`Self::saved`], on any worker.
     ///
     /// # Errors
     /// [`CheckpointError`]. While the log is unreachable or full this waits and tries again.
     pub async fn checkpoint<T: Serialize + ?Sized + Sync>(&self, value: &T) -> Result<(), CheckpointError> {
+        self.beat();
         let value = RawJson::encode(value)?;
         let value = match self.0.mask.is_empty() {
             true => value,

@@ -1,14 +1,14 @@
 //! `millrace validate FILE…`: every fault of every file, without a coordinator.
 
-use crate::args::FilesArgs;
+use crate::args::ValidateArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::input::read_text;
 use crate::source;
 use crate::terminal::Style;
 
-pub(super) fn run(args: &FilesArgs) -> Outcome {
+pub(super) fn run(args: &ValidateArgs) -> Outcome {
     let mut bad = 0;
-    for path in &args.files {
+    for path in &args.files.files {
         let file = path.display().to_string();
         let text = match read_text(path) {
             Ok(text) => text,
@@ -18,7 +18,10 @@ pub(super) fn run(args: &FilesArgs) -> Outcome {
                 continue;
             }
         };
-        let (document, faults) = source::check(&text);
+        let (document, mut faults) = source::check(&text);
+        if let Some(document) = document.as_ref().filter(|_| args.portable) {
+            faults.extend(millrace_dsl::portability(document));
+        }
         eprint!("{}", source::render(&file, &faults, Style::stderr()));
         match document {
             Some(d) => eprintln!("{file}: ok: {}/{}@{}", d.namespace, d.name, d.version),
@@ -29,7 +32,7 @@ pub(super) fn run(args: &FilesArgs) -> Outcome {
         0 => Ok(()),
         bad => Err(Failure::new(
             Exit::Usage,
-            format!("{bad} of {} files are invalid", args.files.len()),
+            format!("{bad} of {} files are invalid", args.files.files.len()),
         )),
     }
 }

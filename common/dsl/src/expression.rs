@@ -53,7 +53,7 @@ const SOURCE_BYTES: usize = 120;
 
 /// A compiled expression. Cheap to clone; `Send + Sync`.
 #[derive(Clone)]
-pub struct Expression(Arc<Inner>);
+pub struct Expression(Arc<Inner>, Option<Arc<Value>>);
 
 struct Inner {
     source: String,
@@ -120,10 +120,18 @@ impl Expression {
             Some(shortcut) => Code::Shortcut(shortcut),
             None => Code::Program(Program::compile(source, scope)?),
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             source: source.to_owned(),
             code,
-        })))
+        };
+        Ok(Self(Arc::new(inner), None))
+    }
+
+    /// The same, but an evaluation that raises an error gives this value: texts in loose mode. One that passes a bound
+    /// still fails.
+    #[must_use]
+    pub fn or(self, value: Value) -> Self {
+        Self(self.0, Some(Arc::new(value)))
     }
 
     /// The source as it was compiled.
@@ -169,11 +177,15 @@ impl Expression {
             "values of {:?}",
             self.variables()
         );
+        let raised = |text: String| match &self.1 {
+            Some(instead) => Ok(Value::clone(instead)),
+            None => Err(self.problem(&text)),
+        };
         match &self.0.code {
-            Code::Shortcut(shortcut) => shortcut.evaluate(input, vars).map_err(|text| self.problem(&text)),
-            Code::Program(program) => program.run(input, vars, env).map_err(|failure| match failure {
-                Failure::Error(text) => self.problem(&text),
-                Failure::Fault(fault) => self.problem(&fault.text()),
+            Code::Shortcut(shortcut) => shortcut.evaluate(input, vars).or_else(raised),
+            Code::Program(program) => program.run(input, vars, env).or_else(|failure| match failure {
+                Failure::Error(text) => raised(text),
+                Failure::Fault(fault) => Err(self.problem(&fault.text())),
             }),
         }
     }

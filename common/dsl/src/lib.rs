@@ -15,10 +15,11 @@ pub mod model;
 mod parse;
 pub mod schema;
 pub mod secret;
+pub mod settings;
 pub mod template;
 pub mod uri;
 pub mod value;
 
 pub use diagnostic::{Diagnostic, Severity, Span};
-pub use parse::{Parsed, closest, data, parse, unsupported};
+pub use parse::{External, Parsed, Resources, closest, data, parse, parse_with, portability, unsupported};
 pub use value::Value;

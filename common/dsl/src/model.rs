@@ -50,6 +50,8 @@ pub struct Document {
     pub constructs: Vec<Construct>,
     /// Every function of the fleet that it calls, with places: whether a worker offers it is known only where it runs.
     pub functions: Vec<FunctionUse>,
+    /// What other runtimes would ignore or not know, and what they do then.
+    pub extras: Vec<Extra>,
     /// The whole document as data: `$workflow.definition`, and what the registry compares.
     pub source: Value,
 }
@@ -140,10 +142,41 @@ pub enum Flow {
 }
 
 /// What we add to the language, under `metadata.millrace`. All optional; an unknown key is a deploy error.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Those of steps count in this order: of the task (of calls of `use.functions`: the outermost call first), of the
+/// entry in `use.functions`, of the document.
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Queue of the task's steps (a label: `[a-z0-9-]`, at most 63).
     pub queue: Option<String>,
+    /// Gives the idempotency key of the task's step, in place of the one that the engine makes.
+    pub idempotency_key: Option<Expression>,
+    /// Longest time from the dispatch of a step until a worker begins with it.
+    pub schedule_to_start: Option<Duration>,
+    /// Longest time between two signs of life that the handler of a step gives.
+    pub heartbeat: Option<Duration>,
+    /// Deliveries of a step before it fails.
+    pub max_deliveries: Option<u32>,
+    /// Types of errors of the task that no `try` retries.
+    pub non_retryable: Option<Vec<String>>,
+    /// A `for` runs this many iterations at a time.
+    pub parallel: Option<u32>,
+    /// The function of `use.functions` that undoes the task.
+    pub compensate_with: Option<Arc<Task>>,
+    /// Completed tasks with [`Self::compensate_with`] are undone when this `try`, or the workflow, fails.
+    pub saga: bool,
+}
+
+/// A use of something that only this engine knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// What, as it is written in a definition.
+    pub what: String,
+    /// What other runtimes do instead.
+    pub elsewhere: &'static str,
+    /// JSON Pointer of the place.
+    pub pointer: String,
+    /// The place.
+    pub span: Span,
 }
 
 /// The twelve kinds of task.
@@ -454,17 +487,9 @@ pub enum FunctionTarget {
     Fleet(String),
     /// `use.functions.<name>`: run that task (pointer `/use/functions/<name>`) with the arguments as raw input.
     Inline(Arc<Task>),
-    /// `name:semver@catalog` of another catalog.
-    Catalog {
-        /// Function name.
-        name: String,
-        /// Version.
-        version: String,
-        /// Catalog name in `use.catalogs`.
-        catalog: String,
-    },
-    /// URL of a `function.yaml`.
-    Url(String),
+    /// A `function.yaml` at this address, by URL or of a catalog, that was not given to the parser. Given, it is
+    /// [`Self::Inline`] with the pointer `/use/functions/<what the call says>`.
+    Missing(String),
 }
 
 /// `run`.
@@ -744,6 +769,12 @@ pub enum Feature {
     LooseMode,
     /// `schema.resource`.
     SchemaResource,
+    /// `metadata.millrace.labels`.
+    Labels,
+    /// `metadata.millrace.priority`.
+    Priority,
+    /// `metadata.millrace.concurrencyKey`.
+    ConcurrencyKey,
 }
 
 impl Feature {
@@ -756,16 +787,19 @@ impl Feature {
             | Self::AsyncApi
             | Self::Mcp
             | Self::A2a
+            | Self::FunctionUrl
+            | Self::FunctionCatalog
+            | Self::LooseMode
+            | Self::SchemaResource
             | Self::Container
             | Self::Script
             | Self::Shell => true,
             Self::ScheduleOn
             | Self::ScheduleExpression
             | Self::AsyncApiForeach
-            | Self::FunctionUrl
-            | Self::FunctionCatalog
-            | Self::LooseMode
-            | Self::SchemaResource => false,
+            | Self::Labels
+            | Self::Priority
+            | Self::ConcurrencyKey => false,
             Self::OpenApi | Self::Secrets | Self::Digest | Self::OAuth2 | Self::Oidc => true,
         }
     }
@@ -795,6 +829,9 @@ impl fmt::Display for Feature {
             Self::Oidc => "`oidc` authentication",
             Self::LooseMode => "`evaluate.mode: loose`",
             Self::SchemaResource => "a schema by `resource`",
+            Self::Labels => "`labels`",
+            Self::Priority => "`priority`",
+            Self::ConcurrencyKey => "`concurrencyKey`",
         })
     }
 }

@@ -872,10 +872,6 @@ do:
         [
             "2:20 an expression in `schedule` is not supported yet",
             "2:35 `schedule.on` is not supported yet",
-            "3:13 `evaluate.mode: loose` is not supported yet",
-            "10:8 a function of another catalog is not supported yet",
-            "11:8 a function by URL is not supported yet",
-            "12:42 a schema by `resource` is not supported yet",
             "13:123 `foreach` of an AsyncAPI subscription is not supported yet",
         ]
     );

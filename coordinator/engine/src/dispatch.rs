@@ -4,7 +4,9 @@ use crate::effect::Dispatch;
 use crate::frame::{Body, Frame, FrameId, StepState};
 use crate::ids;
 use crate::plan::Plan;
+use crate::settings;
 use crate::state::Instance;
+use millrace_common::limits;
 
 /// The message of an open step; `None` when the frame is gone, is no step, or its result is here already.
 pub(crate) fn rebuild(instance: &Instance, plan: &Plan, id: FrameId) -> Option<Dispatch> {
@@ -29,10 +31,17 @@ pub(crate) fn message(
     Dispatch {
         frame: id,
         step: ids::step(&key, frame.attempt),
-        key,
+        key: step.key.clone().unwrap_or(key),
         task: frame.pointer.to_string(),
         function: step.function.to_string(),
-        queue: plan.node(frame.node).and_then(|n| n.queue.clone()),
+        queue: settings::of_frame(instance, plan, frame, |s| s.queue.as_ref()).map(|(q, _)| q.clone()),
+        max_deliveries: settings::of_frame(instance, plan, frame, |s| s.max_deliveries.as_ref())
+            .map(|(n, _)| *n),
+        heartbeat_ms: settings::of_frame(instance, plan, frame, |s| s.heartbeat.as_ref())
+            .and_then(|(d, _)| u64::try_from(d.as_millis()).ok()),
+        start_by_ms: step
+            .start
+            .map(|t| t.due_ms.saturating_sub(limits::START_REPORT_MS)),
         attempt: frame.attempt,
         generation: step.generation,
         input: step.arguments.raw().clone(),

@@ -155,7 +155,7 @@ pub struct Dispatch {
     pub frame: u32,
     /// `<key>.<attempt>`.
     pub step: String,
-    /// Idempotency key.
+    /// Idempotency key: that of the path, or the one that the definition computes.
     pub key: String,
     /// Pointer of the task.
     pub task: String,
@@ -163,6 +163,12 @@ pub struct Dispatch {
     pub function: String,
     /// Queue named by the definition; else the function's own, else the default.
     pub queue: Option<String>,
+    /// Deliveries before the step fails, when the definition says so.
+    pub max_deliveries: Option<u32>,
+    /// Longest time between two signs of life of the handler.
+    pub heartbeat_ms: Option<u64>,
+    /// Unix ms after which no worker may begin.
+    pub start_by_ms: Option<i64>,
     /// From 1.
     pub attempt: u32,
     /// From 0.

@@ -7,6 +7,7 @@ use millrace_common::{InstanceKey, Late, Problem, RawJson, TimerId};
 use millrace_dsl::model::Flow;
 
 use crate::data::Data;
+use crate::entries::Entries;
 use crate::ids::Path;
 use crate::listen::Interest;
 use crate::plan::NodeId;
@@ -45,6 +46,10 @@ pub(crate) struct Frame {
     pub(crate) timeout: Option<Timer>,
     /// Progress saved by steps of earlier attempts, for the next one. Kept by `try` and the workflow.
     pub(crate) kept: BTreeMap<u64, RawJson>,
+    /// How often it began anew after what it had done was undone: part of the paths below.
+    pub(crate) round: u32,
+    /// Results of a parallel `for`, or completed tasks of a saga: each stored in a field of its own.
+    pub(crate) entries: Entries,
     pub(crate) body: Body,
     /// Frames right below, oldest first. Not stored: every frame names its parent.
     pub(crate) children: Vec<FrameId>,
@@ -69,6 +74,10 @@ pub(crate) enum Body {
     /// The workflow, or `do`.
     List(Cursor),
     For(ForLoop),
+    /// A parallel `for`: the collection, and iterations below.
+    Each(EachState),
+    /// An iteration of a parallel `for`: its number is [`Frame::branch`].
+    Item(Cursor),
     Fork(ForkState),
     Try(TryState),
     /// Call of a function of `use.functions`: has the function's task below it.
@@ -79,6 +88,8 @@ pub(crate) enum Body {
     Wait(Timer),
     Child(ChildState),
     Listen(Box<ListenState>),
+    /// A completed task of a saga is being undone.
+    Undo(UndoState),
     /// A branch that is done; waits for the others.
     Done(Data),
     /// A branch of a competing fork that failed; the others go on.
@@ -131,6 +142,45 @@ pub(crate) struct ForLoop {
     pub(crate) entered: bool,
 }
 
+/// A parallel `for`. Iterations that are done are entries of the frame, the ones that run are frames below.
+#[derive(Clone, Debug)]
+pub(crate) struct EachState {
+    /// The collection: an array. Stored once.
+    pub(crate) items: Data,
+    /// Iterations below this number are begun.
+    pub(crate) next: u32,
+}
+
+/// One compensation.
+#[derive(Clone, Debug)]
+pub(crate) struct UndoState {
+    /// Which entry of the saga's frame.
+    pub(crate) entry: u32,
+    /// The task that completed.
+    pub(crate) task: NodeId,
+    /// The task that undoes it.
+    pub(crate) function: NodeId,
+    /// `{input, output}` of the completed task.
+    pub(crate) arguments: Data,
+    /// Why.
+    pub(crate) problem: Box<Problem>,
+    pub(crate) then: UndoThen,
+}
+
+/// What becomes of a saga when all is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum UndoThen {
+    /// The error goes on, or faults the instance.
+    #[serde(rename = "p")]
+    PassOn,
+    /// The `try` itself fails.
+    #[serde(rename = "f")]
+    Fail,
+    /// The `try` handles the error.
+    #[serde(rename = "h")]
+    Handle,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ForkState {
     /// Branches below this number are begun.
@@ -180,6 +230,10 @@ pub(crate) struct StepState {
     pub(crate) late: Option<Arc<Late>>,
     pub(crate) generation: u32,
     pub(crate) deadline_ms: Option<i64>,
+    /// Idempotency key that the definition gives; else the path's.
+    pub(crate) key: Option<String>,
+    /// Until a worker is heard of: when one must have been, the time to say so included.
+    pub(crate) start: Option<Timer>,
     /// Who was last heard of running it, and in which delivery.
     pub(crate) worker: Option<String>,
     pub(crate) delivery: u32,
@@ -250,6 +304,8 @@ pub(crate) enum Open {
 pub(crate) enum TimerKind {
     Timeout,
     Wait,
+    /// A worker must have begun with the step.
+    Start,
     Attempt,
     Delay,
 }
@@ -319,8 +375,14 @@ impl Frame {
         match &self.body {
             Body::Inline(arguments) => arguments,
             Body::Done(output) => output,
-            Body::Fork(_) | Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Failed(_) => &self.input,
-            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Listen(_) | Body::Extended(_) => {
+            Body::Undo(state) => &state.arguments,
+            Body::Fork(_)
+            | Body::Each(_)
+            | Body::Step(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Failed(_) => &self.input,
+            Body::Item(_) | Body::List(_) | Body::For(_) | Body::Try(_) | Body::Listen(_) | Body::Extended(_) => {
                 self.cursor().map_or(&self.input, |c| &c.data)
             }
         }
@@ -328,12 +390,14 @@ impl Frame {
 
     pub(crate) fn cursor(&self) -> Option<&Cursor> {
         match &self.body {
-            Body::List(cursor) => Some(cursor),
+            Body::List(cursor) | Body::Item(cursor) => Some(cursor),
             Body::For(f) => Some(&f.cursor),
             Body::Try(t) => Some(&t.cursor),
             Body::Extended(e) => Some(&e.cursor),
             Body::Listen(l) => Some(&l.cursor),
             Body::Fork(_)
+            | Body::Each(_)
+            | Body::Undo(_)
             | Body::Inline(_)
             | Body::Step(_)
             | Body::Wait(_)
@@ -345,12 +409,14 @@ impl Frame {
 
     pub(crate) fn cursor_mut(&mut self) -> Option<&mut Cursor> {
         match &mut self.body {
-            Body::List(cursor) => Some(cursor),
+            Body::List(cursor) | Body::Item(cursor) => Some(cursor),
             Body::For(f) => Some(&mut f.cursor),
             Body::Try(t) => Some(&mut t.cursor),
             Body::Extended(e) => Some(&mut e.cursor),
             Body::Listen(l) => Some(&mut l.cursor),
             Body::Fork(_)
+            | Body::Each(_)
+            | Body::Undo(_)
             | Body::Inline(_)
             | Body::Step(_)
             | Body::Wait(_)
@@ -366,6 +432,8 @@ impl Frame {
             Body::For(state) => state.index,
             Body::Listen(state) => u32::try_from(state.output.len()).unwrap_or(u32::MAX),
             Body::List(_)
+            | Body::Each(_)
+            | Body::Item(_)
             | Body::Fork(_)
             | Body::Try(_)
             | Body::Inline(_)
@@ -373,8 +441,9 @@ impl Frame {
             | Body::Step(_)
             | Body::Wait(_)
             | Body::Child(_)
+            | Body::Undo(_)
             | Body::Done(_)
-            | Body::Failed(_) => 0,
+            | Body::Failed(_) => self.round,
         }
     }
 
@@ -391,6 +460,9 @@ impl Frame {
             | Body::Try(_)
             | Body::Inline(_)
             | Body::Extended(_)
+            | Body::Each(_)
+            | Body::Item(_)
+            | Body::Undo(_)
             | Body::Done(_)
             | Body::Failed(_) => Open::Nothing,
         }
@@ -400,6 +472,7 @@ impl Frame {
     pub(crate) fn timers(&self) -> impl Iterator<Item = (TimerKind, Timer)> {
         let (a, b) = match &self.body {
             Body::Wait(timer) => (Some((TimerKind::Wait, *timer)), None),
+            Body::Step(step) => (step.start.map(|t| (TimerKind::Start, t)), None),
             Body::Try(t) => (
                 t.attempt_timer.map(|t| (TimerKind::Attempt, t)),
                 t.delay.map(|t| (TimerKind::Delay, t)),
@@ -409,7 +482,9 @@ impl Frame {
             | Body::Fork(_)
             | Body::Inline(_)
             | Body::Extended(_)
-            | Body::Step(_)
+            | Body::Each(_)
+            | Body::Item(_)
+            | Body::Undo(_)
             | Body::Child(_)
             | Body::Listen(_)
             | Body::Done(_)
@@ -420,20 +495,25 @@ impl Frame {
             .into_iter()
             .chain(a)
             .chain(b)
+            .filter(|(_, t)| t.number != Timer::OFF)
     }
 
     pub(crate) fn timer_mut(&mut self, kind: TimerKind) -> Option<&mut Timer> {
         match (kind, &mut self.body) {
             (TimerKind::Timeout, _) => self.timeout.as_mut(),
             (TimerKind::Wait, Body::Wait(timer)) => Some(timer),
+            (TimerKind::Start, Body::Step(step)) => step.start.as_mut(),
             (TimerKind::Attempt, Body::Try(t)) => t.attempt_timer.as_mut(),
             (TimerKind::Delay, Body::Try(t)) => t.delay.as_mut(),
-            (TimerKind::Wait | TimerKind::Attempt | TimerKind::Delay, _) => None,
+            (TimerKind::Wait | TimerKind::Start | TimerKind::Attempt | TimerKind::Delay, _) => None,
         }
     }
 }
 
 impl Timer {
+    /// Number of one that is off: only its length counts, for when the frame begins anew.
+    pub(crate) const OFF: u32 = 0;
+
     pub(crate) const fn id(self, frame: FrameId) -> TimerId {
         TimerId {
             frame,

@@ -10,7 +10,7 @@ use millrace_common::DefinitionRef;
 use millrace_dsl::expression::Expression;
 use millrace_dsl::model::{
     Call, Case, DataIn, DataOut, Document, DurationValue, ErrorFilter, ErrorTemplate, Extension, Flow,
-    FunctionTarget, HttpCall, Process, Retry, Run, Task, TaskKind, TaskList, Timeout,
+    FunctionTarget, HttpCall, Process, Retry, Run, Settings, Task, TaskKind, TaskList, Timeout,
 };
 use millrace_dsl::template::Template;
 use millrace_dsl::{Value, secret, value};
@@ -64,7 +64,10 @@ pub(crate) struct Node {
     pub(crate) export: DataOut,
     pub(crate) timeout: Option<Timeout>,
     pub(crate) then: Option<Flow>,
-    pub(crate) queue: Option<String>,
+    /// Its own; see [`crate::settings`].
+    pub(crate) settings: Settings,
+    /// The function that undoes it.
+    pub(crate) compensate: Option<NodeId>,
     pub(crate) action: Action,
     /// Extensions of tasks of this kind, in declared order.
     pub(crate) extensions: Vec<u32>,
@@ -116,6 +119,8 @@ pub(crate) struct ForNode {
     pub(crate) at: String,
     pub(crate) items: Template,
     pub(crate) condition: Option<Expression>,
+    /// Iterations at a time.
+    pub(crate) parallel: Option<u32>,
     pub(crate) body: List,
 }
 
@@ -216,7 +221,8 @@ fn root(document: &Document) -> Node {
         export: DataOut::default(),
         timeout: document.timeout.clone(),
         then: None,
-        queue: None,
+        settings: document.settings.clone(),
+        compensate: None,
         action: Action::Do(List::default()),
         extensions: Vec::new(),
         source: secret::redacted(&document.source),
@@ -245,12 +251,28 @@ impl Builder {
         for (id, task) in (list.first..).zip(tasks) {
             let action = self.action(task);
             self.set(id, action);
-            let extensions = self.extensions_of(&task.kind);
+            let (extensions, compensate) = (self.extensions_of(&task.kind), self.compensation(task));
             if let Some(node) = self.nodes.get_mut(id as usize) {
-                node.extensions = extensions;
+                (node.extensions, node.compensate) = (extensions, compensate);
             }
         }
         list
+    }
+
+    /// What undoes a task: named by itself, or by the function it calls.
+    fn compensation(&mut self, task: &Task) -> Option<NodeId> {
+        let called = match &task.kind {
+            TaskKind::Call(call) => match &**call {
+                Call::Function(call) => match &call.target {
+                    FunctionTarget::Inline(function) => function.settings.compensate_with.as_ref(),
+                    FunctionTarget::Fleet(_) | FunctionTarget::Missing(_) => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        };
+        let function = task.settings.compensate_with.as_ref().or(called)?;
+        Some(self.function(function))
     }
 
     fn extension(&mut self, extension: &Extension) -> ExtensionNode {
@@ -292,6 +314,7 @@ impl Builder {
                 at: f.at.clone(),
                 items: f.items.clone(),
                 condition: f.condition.clone(),
+                parallel: task.settings.parallel,
                 body: self.list(&f.body.tasks),
             })),
             TaskKind::Fork(fork) => Action::Fork {
@@ -344,10 +367,9 @@ impl Builder {
                         function: self.function(task),
                         arguments,
                     },
-                    FunctionTarget::Catalog { catalog, .. } => {
-                        Action::Unsupported(format!("a function of catalog `{catalog}`"))
+                    FunctionTarget::Missing(url) => {
+                        Action::Unsupported(format!("a function that was not fetched (`{url}`)"))
                     }
-                    FunctionTarget::Url(url) => Action::Unsupported(format!("a function by URL (`{url}`)")),
                 }
             }
         }
@@ -359,6 +381,10 @@ impl Builder {
             return *id;
         }
         let id = self.list(std::slice::from_ref(task)).first;
+        // Calls of it are undone, not it as well.
+        if let Some(node) = self.nodes.get_mut(id as usize) {
+            node.compensate = None;
+        }
         self.functions.insert(task.pointer.clone(), id);
         id
     }
@@ -409,7 +435,8 @@ fn shell(task: &Task) -> Node {
         export: task.export.clone(),
         timeout: task.timeout.clone(),
         then: task.then,
-        queue: task.settings.queue.clone(),
+        settings: task.settings.clone(),
+        compensate: None,
         action: Action::Do(List::default()),
         extensions: Vec::new(),
         source: secret::redacted(&task.source),

@@ -198,6 +198,19 @@ impl Scope<'_> {
                     return Some(value::number_i64(frame.iteration().into()));
                 }
             }
+            if let (Some(Action::For(node)), Body::Item(_), Some(index)) = (action, &frame.body, frame.branch)
+            {
+                if node.each == name {
+                    let items = frame.parent.and_then(|p| self.instance.frame(p)).map(|f| &f.body);
+                    let Some(Body::Each(state)) = items else {
+                        return None;
+                    };
+                    return item(&state.items, index);
+                }
+                if node.at == name {
+                    return Some(value::number_i64(index.into()));
+                }
+            }
             if let (Some(Action::Try(node)), Body::Try(state)) = (action, &frame.body)
                 && state.phase == Phase::Handler
                 && node.variable == name

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_common::{DefinitionRef, InstanceKey, ParentLink, Problem};
+use millrace_dsl::{Value, value};
 
 use crate::data::Data;
 use crate::effect::{Dispatch, Writes};
+use crate::entries::Entries;
 use crate::frame::{Body, Frame, FrameId, Open, Parts, ROOT_FRAME};
 use crate::plan::Plan;
 use crate::status::Status;
@@ -61,6 +63,11 @@ pub(crate) struct Header {
     pub(crate) continuation: u64,
     /// Its record is on its way.
     pub(crate) continuing: bool,
+    /// Number of the last completed task that a saga recorded.
+    pub(crate) recorded: u32,
+    /// Compensations of this run that are done, and that failed.
+    pub(crate) undone: u32,
+    pub(crate) undo_failed: u32,
     /// Frames that go on with the next continuation, in this order.
     pub(crate) ready: VecDeque<FrameId>,
 }
@@ -311,6 +318,32 @@ impl Instance {
         self.count(frame.open(), true);
         self.frames.insert(id, frame);
         id
+    }
+
+    /// Puts an entry into a frame.
+    pub(crate) fn add_entry(&mut self, id: FrameId, n: u32, value: Value, bytes: usize) {
+        if let Some(frame) = self.edit(id, Parts::STATE) {
+            frame.entries.insert(n, value, bytes);
+            self.changes.frame_bytes += bytes;
+        }
+    }
+
+    /// Takes an entry out of a frame.
+    pub(crate) fn take_entry(&mut self, id: FrameId, n: u32) -> Option<Value> {
+        let frame = self.edit(id, Parts::STATE)?;
+        let (_, found) = frame.entries.iter().find(|(m, _)| *m == n)?;
+        let bytes = value::to_raw(found).len();
+        let taken = frame.entries.remove(n, bytes);
+        self.changes.frame_bytes = self.changes.frame_bytes.saturating_sub(bytes);
+        taken
+    }
+
+    /// Forgets the entries of a frame that stays.
+    pub(crate) fn clear_entries(&mut self, id: FrameId) {
+        if let Some(frame) = self.frames.get_mut(&id).filter(|f| !f.entries.is_empty()) {
+            store::delete_entries(&mut self.changes, id, frame);
+            frame.entries = Entries::default();
+        }
     }
 
     /// Takes a frame out; its children must be gone. Timers, steps and the like are the caller's.

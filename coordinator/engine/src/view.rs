@@ -46,9 +46,22 @@ pub struct InstanceView {
     /// What it waits for, at most [`WAITING_SHOWN_MAX`] entries, in the order in which they were started.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<Waiting>,
+    /// Compensations of sagas, when there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compensations: Option<Compensations>,
     /// Number of all that it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_total: Option<usize>,
+}
+
+/// What became of compensations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compensations {
+    /// Done.
+    pub completed: u32,
+    /// Failed: what their tasks did is still there, somebody has to look at it.
+    pub failed: u32,
 }
 
 /// Entries of [`InstanceView::waiting_for`].
@@ -172,6 +185,10 @@ impl InstanceView {
             created_at: rfc3339(identity.created_ms),
             started_at: Some(rfc3339(header.started_ms)),
             ended_at: header.ended_ms.map(rfc3339),
+            compensations: (header.undone + header.undo_failed > 0).then_some(Compensations {
+                completed: header.undone,
+                failed: header.undo_failed,
+            }),
             waiting_for: Vec::new(),
             waiting_total: None,
         }
@@ -243,6 +260,9 @@ fn leaf(frame: &FrameRow) -> Option<Waiting> {
         | BodyRow::Fork { .. }
         | BodyRow::Inline { .. }
         | BodyRow::Extended { .. }
+        | BodyRow::Each { .. }
+        | BodyRow::Item(_)
+        | BodyRow::Undo { .. }
         | BodyRow::Done { .. }
         | BodyRow::Failed(_) => return None,
     })

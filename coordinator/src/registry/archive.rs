@@ -8,12 +8,18 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use millrace_common::{DefinitionRef, names};
+use millrace_dsl::Resources;
+use serde::{Deserialize, Serialize};
 
 use super::StoredDefinition;
 use super::definitions::Unavailable;
 
 /// Longest wait for the acknowledgement.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+
+/// Header that tells a message with pinned resources (JSON) from one that is the text alone.
+const FORM: &str = "Mr-Form";
+const PINNED: &str = "pinned";
 
 /// Clonable handle.
 #[derive(Clone)]
@@ -55,8 +61,12 @@ impl Archive {
     }
 
     async fn publish(&self, key: &DefinitionRef, stored: &StoredDefinition) -> Result<(), PublishError> {
-        let message = PublishMessage::build()
-            .payload(stored.source.clone().into())
+        let mut message = PublishMessage::build();
+        message = match stored.resources.is_empty() {
+            true => message.payload(stored.source.clone().into()),
+            false => message.header(FORM, PINNED).payload(pinned(stored).into()),
+        };
+        let message = message
             .expected_stream(names::DEFINITIONS_STREAM)
             .expected_last_subject_sequence(0);
         let sent = self
@@ -119,12 +129,40 @@ impl Archive {
 
 fn read(message: &StreamMessage) -> Result<StoredDefinition, Unavailable> {
     let text = std::str::from_utf8(&message.payload);
-    let source = text.map_err(|e| Unavailable::Nats(format!("{} holds no text: {e}", message.subject)))?;
+    let text = text.map_err(|e| Unavailable::Nats(format!("{} holds no text: {e}", message.subject)))?;
     let created_ms = message.time.unix_timestamp_nanos() / 1_000_000;
+    let is_pinned = message
+        .headers
+        .get(FORM)
+        .is_some_and(|form| form.as_str() == PINNED);
+    let form = match is_pinned {
+        true => serde_json::from_str(text)
+            .map_err(|e| Unavailable::Nats(format!("{} cannot be decoded: {e}", message.subject)))?,
+        false => Pinned {
+            source: text.into(),
+            resources: Resources::new(),
+        },
+    };
     Ok(StoredDefinition {
-        source: source.into(),
+        source: form.source,
         created_ms: i64::try_from(created_ms).unwrap_or(0),
+        resources: form.resources,
     })
+}
+
+/// A definition with what it refers to elsewhere.
+#[derive(Serialize, Deserialize)]
+struct Pinned {
+    source: String,
+    resources: Resources,
+}
+
+fn pinned(stored: &StoredDefinition) -> Vec<u8> {
+    let form = Pinned {
+        source: stored.source.clone(),
+        resources: stored.resources.clone(),
+    };
+    serde_json::to_vec(&form).expect("texts can always be written")
 }
 
 fn nats(error: impl std::fmt::Display) -> Unavailable {

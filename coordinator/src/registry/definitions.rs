@@ -7,12 +7,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_nats::jetstream;
 use millrace_common::DefinitionRef;
-use millrace_dsl::Diagnostic;
 use millrace_dsl::model::{Construct, Document, Feature, FunctionUse};
+use millrace_dsl::{Diagnostic, Resources};
 use millrace_engine::Plan;
+use millrace_runtime::config::Redirects;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, Kept};
+use super::fetch::Fetcher;
 use super::index::{Changes, Index};
 use super::source;
 use super::store::{Store, StoreError};
@@ -74,6 +76,9 @@ pub struct StoredDefinition {
     pub source: String,
     /// When, Unix ms.
     pub created_ms: i64,
+    /// What it refers to elsewhere, as it was then.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
 }
 
 /// A definition with all its versions, for lists.
@@ -97,6 +102,7 @@ pub struct Definitions(Arc<Inner>);
 struct Inner {
     archive: Archive,
     index: Index,
+    fetcher: Fetcher,
     known: RwLock<Known>,
 }
 
@@ -128,11 +134,12 @@ impl millrace_engine::Definitions for Definitions {
 
 impl Definitions {
     /// Empty; [`Self::refresh`] reads the lists.
-    pub fn new(store: Store, jetstream: jetstream::Context) -> Self {
+    pub fn new(store: Store, jetstream: jetstream::Context, redirects: Redirects) -> Self {
         let (archive, index) = (Archive::new(jetstream), Index::new(store));
         Self(Arc::new(Inner {
             archive,
             index,
+            fetcher: Fetcher::new(redirects),
             known: RwLock::default(),
         }))
     }
@@ -186,7 +193,7 @@ impl Definitions {
     /// # Errors
     /// Every fault of the text.
     pub async fn validate(&self, text: &str) -> Result<Valid, Vec<Diagnostic>> {
-        let accepted = source::accept_aside(text).await?;
+        let (accepted, _) = self.resolve(text, Resources::new()).await?;
         Ok(Valid {
             definition: accepted.reference,
             warnings: accepted.warnings,
@@ -194,22 +201,65 @@ impl Definitions {
         })
     }
 
+    /// Accepts a text with all it refers to: fetches until nothing is missing, since a function may refer to others.
+    async fn resolve(
+        &self,
+        text: &str,
+        mut resources: Resources,
+    ) -> Result<(source::Accepted, Resources), Vec<Diagnostic>> {
+        loop {
+            let accepted = source::accept_aside(text, &resources).await?;
+            if accepted.missing.is_empty() {
+                return Ok((accepted, resources));
+            }
+            self.0
+                .fetcher
+                .complete(text.len(), &accepted.missing, &mut resources)
+                .await?;
+        }
+    }
+
+    /// What a version that is there already was deployed with: it is not fetched again, so it cannot become another one.
+    async fn pinned(&self, text: &str) -> Result<Resources, ApplyError> {
+        let accepted = source::accept_aside(text, &Resources::new())
+            .await
+            .map_err(ApplyError::Invalid)?;
+        if accepted.missing.is_empty() {
+            return Ok(Resources::new());
+        }
+        let Some(earlier) = self.stored(&accepted.reference).await? else {
+            return Ok(Resources::new());
+        };
+        agree(&accepted.reference, &accepted.document, &earlier)?;
+        Ok(earlier.resources)
+    }
+
     /// Stores a definition durably. The same content again is fine; other content under the same version is not.
     ///
     /// # Errors
     /// [`ApplyError`].
     pub async fn apply(&self, text: &str, now_ms: i64) -> Result<Applied, ApplyError> {
+        let pinned = self.pinned(text).await?;
+        let (accepted, resources) = self.resolve(text, pinned).await.map_err(ApplyError::Invalid)?;
         let source::Accepted {
-            document,
+            mut document,
             reference,
             warnings,
-        } = source::accept_aside(text).await.map_err(ApplyError::Invalid)?;
+            ..
+        } = accepted;
         let mut stored = StoredDefinition {
             source: text.into(),
             created_ms: now_ms,
+            resources,
         };
         if let Kept::Earlier(earlier) = self.0.archive.keep(&reference, &stored).await? {
             agree(&reference, &document, &earlier)?;
+            if earlier.resources != stored.resources {
+                document = source::accept_aside(text, &earlier.resources)
+                    .await
+                    .map_err(ApplyError::Invalid)?
+                    .document;
+            }
             stored = earlier;
         }
         let before = self
@@ -242,7 +292,7 @@ impl Definitions {
         let Some(stored) = self.stored(definition).await? else {
             return Ok(None);
         };
-        match source::accept_aside(&stored.source).await {
+        match source::accept_aside(&stored.source, &stored.resources).await {
             Ok(accepted) => Ok(Some(self.remember(definition, accepted.document))),
             Err(faults) => {
                 let first = faults.first().map(ToString::to_string).unwrap_or_default();
@@ -299,7 +349,7 @@ impl Definitions {
         }
         let mut restored = 0;
         for stored in self.0.archive.all().await? {
-            let Ok(accepted) = source::accept(&stored.source) else {
+            let Ok(accepted) = source::accept(&stored.source, &stored.resources) else {
                 tracing::error!("archived definition is not readable by this build");
                 continue;
             };

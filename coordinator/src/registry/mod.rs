@@ -3,6 +3,7 @@
 
 mod archive;
 mod definitions;
+mod fetch;
 mod functions;
 mod index;
 mod source;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use millrace_common::names;
 use millrace_runtime::Shutdown;
+use millrace_runtime::config::Redirects;
 
 pub use definitions::{
     Applied, ApplyError, DefinitionInfo, Definitions, StoredDefinition, Unavailable, Valid,
@@ -35,10 +37,10 @@ pub struct Registry {
 
 impl Registry {
     /// Empty handles; [`Self::start`] fills them, [`Self::run`] keeps them fresh.
-    pub fn new(store: &Store, nats: async_nats::Client) -> Self {
+    pub fn new(store: &Store, nats: async_nats::Client, redirects: Redirects) -> Self {
         let jetstream = async_nats::jetstream::new(nats.clone());
         Self {
-            definitions: Definitions::new(store.clone(), jetstream),
+            definitions: Definitions::new(store.clone(), jetstream, redirects),
             functions: Functions::new(store.clone()),
             nats,
         }

@@ -171,11 +171,18 @@ impl Runner {
             }
             _ => here.redelivered.inc(),
         }
-        let problem = if i64::from(delivery) > limits::STEP_DELIVERIES_MAX {
+        let most = limits::STEP_DELIVERIES_MAX;
+        let most = arrival
+            .step
+            .max_deliveries
+            .map_or(most, |n| i64::from(n).min(most));
+        let problem = if i64::from(delivery) > most {
             self.metrics.worker_poisoned.inc();
             Some(poisoned(&arrival.step, delivery))
         } else {
-            is_late(&arrival.step).then(|| too_late(&arrival.step))
+            is_late(&arrival.step)
+                .then(|| too_late(&arrival.step))
+                .or_else(|| begun_too_late(&arrival.step, delivery))
         };
         let Some((context, key)) = self.open(arrival) else {
             return;
@@ -313,7 +320,14 @@ impl Runner {
         rest: Option<Run>,
         begun: Instant,
     ) {
-        let result = scope.run(&installed.function, context, rest).await;
+        let run = scope.run(&installed.function, context, rest);
+        let result = tokio::select! {
+            result = run => result,
+            failure = silence(context) => {
+                context.cancel();
+                Err(failure)
+            }
+        };
         self.end(key, context, installed, result, begun.elapsed()).await;
     }
 
@@ -363,6 +377,38 @@ fn too_late(step: &Step) -> Failure {
         ErrorKind::Timeout,
         format!("the deadline passed before `{function}` was started"),
     )
+}
+
+/// `scheduleToStartTimeout`. A delivery that is not the first has been begun before.
+fn begun_too_late(step: &Step, delivery: u32) -> Option<Failure> {
+    let last = step.start_by_ms.filter(|_| delivery == 1)?;
+    let late = unix_ms(SystemTime::now()).saturating_sub(last);
+    let text = format!(
+        "`{}` reached a worker {late} ms after the end of its `scheduleToStartTimeout`",
+        step.function
+    );
+    (late > 0).then(|| Failure::new(ErrorKind::Timeout, text))
+}
+
+/// Completes when a handler with a `heartbeatTimeout` gave no sign of life for that long.
+async fn silence(context: &Context) -> Failure {
+    let Some(most) = context.step().heartbeat_ms.map(Duration::from_millis) else {
+        return std::future::pending().await;
+    };
+    loop {
+        let silent = context.last_beat().elapsed();
+        match most.checked_sub(silent).filter(|rest| !rest.is_zero()) {
+            Some(rest) => tokio::time::sleep(rest).await,
+            None => {
+                let text = format!(
+                    "the handler of `{}` gave no sign of life for its `heartbeatTimeout` of {} ms",
+                    context.step().function,
+                    most.as_millis()
+                );
+                return Failure::new(ErrorKind::Timeout, text);
+            }
+        }
+    }
 }
 
 fn poisoned(step: &Step, delivery: u32) -> Failure {

@@ -158,12 +158,12 @@ impl Parser<'_> {
             return self.function(name, node, at, env);
         }
         if name.contains("://") {
-            self.check_uri(node, at);
             self.note(Feature::FunctionUrl, at);
-            return Some(FunctionTarget::Url(name.to_owned()));
+            let url = self.address(name, node, at)?;
+            return self.external_function(url, name, node, at, env);
         }
         match name.split_once('@') {
-            Some((function, catalog)) => self.cataloged(function, catalog, node, at),
+            Some((function, catalog)) => self.cataloged(function, catalog, node, at, env),
             None => {
                 self.unknown_call(name, node, at);
                 None
@@ -177,6 +177,7 @@ impl Parser<'_> {
         catalog: &str,
         node: &Node,
         at: &At<'_>,
+        env: &Env<'_>,
     ) -> Option<FunctionTarget> {
         let Some((name, version)) = function.split_once(':') else {
             let fault = at.error_in(node, format!("`{function}@{catalog}` does not say which version"));
@@ -201,6 +202,8 @@ impl Parser<'_> {
                 pointer: at.pointer(),
                 span: at.place(node),
             });
+            let elsewhere = "the `default` catalog of another runtime has functions of its own";
+            self.extra(format!("the function `{function}` of the fleet"), elsewhere, at);
             return Some(FunctionTarget::Fleet(function.to_owned()));
         }
         if !declared {
@@ -219,11 +222,11 @@ impl Parser<'_> {
             return None;
         }
         self.note(Feature::FunctionCatalog, at);
-        Some(FunctionTarget::Catalog {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            catalog: catalog.to_owned(),
-        })
+        self.find(Kind::Catalog, catalog, node, at)?;
+        let base = self.catalog_base(catalog)?;
+        let url = format!("{base}/functions/{name}/{version}/function.yaml");
+        let called = format!("{function}@{catalog}");
+        self.external_function(url, &called, node, at, env)
     }
 
     fn unknown_call(&mut self, name: &str, node: &Node, at: &At<'_>) {

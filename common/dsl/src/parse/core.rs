@@ -4,14 +4,16 @@ use std::collections::HashMap;
 
 use millrace_common::limits;
 
+use super::external::Reading;
 use super::keys::{closest, suggest};
 use super::nesting;
 use super::node::{At, Data, Entry, Node, excerpt};
 use super::scope::{self, Position, Vars};
 use super::source::Source;
 use super::uses::Index;
+use super::{External, Resources};
 use crate::expression::{CompileError, Expression, strip};
-use crate::model::{Construct, Feature, FunctionUse};
+use crate::model::{Construct, Extra, Feature, FunctionUse};
 use crate::secret::LATE_VARIABLES;
 use crate::template::Template;
 use crate::{Diagnostic, Severity, Value, secret};
@@ -32,6 +34,14 @@ pub(super) struct Parser<'a> {
     pub(super) constructs: Vec<Construct>,
     /// Calls of functions of the fleet.
     pub(super) functions: Vec<FunctionUse>,
+    /// What only this engine knows.
+    pub(super) extras: Vec<Extra>,
+    /// Documents of elsewhere, by address.
+    pub(super) resources: &'a Resources,
+    /// What was looked for there in vain.
+    pub(super) missing: Vec<External>,
+    /// Functions of elsewhere, by address.
+    pub(super) external: HashMap<String, Reading>,
     /// Tasks seen so far.
     pub(super) tasks: usize,
     /// Patterns of event filters looked at so far.
@@ -75,7 +85,12 @@ impl<'n> Fields<'n> {
 }
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(source: &'a Source<'a>, root: &'a Node, faults: Vec<Diagnostic>) -> Self {
+    pub(super) fn new(
+        source: &'a Source<'a>,
+        root: &'a Node,
+        faults: Vec<Diagnostic>,
+        resources: &'a Resources,
+    ) -> Self {
         Self {
             source,
             errors: faults.len(),
@@ -86,6 +101,10 @@ impl<'a> Parser<'a> {
             loose: is_loose(root),
             constructs: Vec::new(),
             functions: Vec::new(),
+            extras: Vec::new(),
+            resources,
+            missing: Vec::new(),
+            external: HashMap::new(),
             tasks: 0,
             patterns: 0,
             deepest: 0,
@@ -342,7 +361,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Compiles, or finds what was compiled before: reusable policies stand at many places.
-    fn compiled(&mut self, source: &str, vars: &Vars) -> Result<Expression, CompileError> {
+    pub(super) fn compiled(&mut self, source: &str, vars: &Vars) -> Result<Expression, CompileError> {
         let known = self
             .compiled
             .get(source)
@@ -362,7 +381,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `offset`: where the expression starts in its text.
-    fn check_variables(
+    pub(super) fn check_variables(
         &mut self,
         expression: &Expression,
         node: &Node,
@@ -437,8 +456,10 @@ impl<'a> Parser<'a> {
                 None => Template::Literal(Value::Null),
             };
         }
-        if remarks && !self.loose {
-            self.remark(node, text, at, vars);
+        match (remarks, self.loose) {
+            (true, true) => return self.loose_template(node, text, at, vars),
+            (true, false) => self.remark(node, text, at, vars),
+            (false, _) => {}
         }
         Template::Literal(node.value.clone())
     }

@@ -7,7 +7,7 @@ use super::node::{At, Data, Node};
 use super::scope::Vars;
 use crate::duration::Duration;
 use crate::expression::strip;
-use crate::model::{DataIn, DataOut, DurationValue, Feature, Timeout};
+use crate::model::{DataIn, DataOut, DurationValue, Timeout};
 use crate::schema::Schema;
 use crate::{Diagnostic, Span};
 
@@ -53,7 +53,7 @@ impl Parser<'_> {
         let (document, resource) = (fields.get("document"), fields.get("resource"));
         let Some(document) = document else {
             match resource {
-                Some(entry) => self.schema_resource(&entry.node, &at.entry(entry)),
+                Some(entry) => return self.schema_resource(&entry.node, &at.entry(entry), format),
                 None if fields.has_unknown() => {}
                 None => self.report(at.error("`schema` needs `document` or `resource`")),
             }
@@ -96,12 +96,6 @@ impl Parser<'_> {
             span,
             format!("invalid schema: {message}"),
         ));
-    }
-
-    fn schema_resource(&mut self, node: &Node, at: &At<'_>) {
-        self.note(Feature::SchemaResource, at);
-        let vars = self.vars(super::scope::Position::Schedule, &super::env::Env::OUTSIDE);
-        self.resource(node, at, &vars);
     }
 
     pub(super) fn timeout_policy(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Option<Timeout> {

@@ -7,9 +7,9 @@ use semver::Version;
 
 use super::core::{Fields, Parser};
 use super::env::Env;
-use super::keys::closest;
 use super::node::{At, Data, Node};
 use super::scope::Position;
+use super::settings::Owner;
 use super::uses::Kind;
 use crate::expression::strip;
 use crate::model::{DataIn, DataOut, Document, Feature, Settings, TaskList, Uses};
@@ -57,7 +57,7 @@ impl<'a> Parser<'a> {
             None => Uses::default(),
         };
         let (input, output) = self.ends(&fields, &at);
-        let tasks = self.body(&fields, &at);
+        let tasks = self.body(&fields, &at, head.settings.saga);
         let vars = self.vars(Position::WorkflowOutput, &Env::OUTSIDE);
         let timeout = fields
             .get("timeout")
@@ -84,13 +84,15 @@ impl<'a> Parser<'a> {
             settings: head.settings,
             constructs: std::mem::take(&mut self.constructs),
             functions: std::mem::take(&mut self.functions),
+            extras: std::mem::take(&mut self.extras),
             source: root.value.clone(),
         })
     }
 
-    fn body(&mut self, fields: &Fields<'_>, at: &At<'_>) -> TaskList {
+    fn body(&mut self, fields: &Fields<'_>, at: &At<'_>, saga: bool) -> TaskList {
+        let env = Env { saga, ..Env::OUTSIDE };
         match self.required(fields, at, "the definition", "do") {
-            Some(entry) => self.tasks(&entry.node, &at.entry(entry), &Env::OUTSIDE),
+            Some(entry) => self.tasks(&entry.node, &at.entry(entry), &env),
             None => TaskList::default(),
         }
     }
@@ -128,7 +130,7 @@ impl<'a> Parser<'a> {
             self.map(&tags.node, &at.entry(tags), "an object");
         }
         if let Some(metadata) = fields.get("metadata") {
-            head.settings = self.settings(&metadata.node, &at.entry(metadata));
+            head.settings = self.settings(&metadata.node, &at.entry(metadata), Owner::Document);
         }
         head
     }
@@ -208,40 +210,6 @@ impl<'a> Parser<'a> {
         let fault = at.error_in(node, format!("`{text}` is not a valid {key}"));
         self.report(fault.hint("use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit"));
         None
-    }
-
-    /// `metadata`, of which only `millrace` is ours.
-    pub(super) fn settings(&mut self, node: &Node, at: &At<'_>) -> Settings {
-        const OURS: &str = "millrace";
-        for entry in self.map(node, at, "an object") {
-            let at = at.entry(entry);
-            if entry.key == OURS {
-                return self.own_settings(&entry.node, &at);
-            }
-            if closest(&entry.key, [OURS]).is_some() {
-                let fault = at.warning(format!("`{}` is not read by this engine", entry.key));
-                self.report(fault.hint(format!("did you mean `{OURS}`?")));
-            }
-        }
-        Settings::default()
-    }
-
-    fn own_settings(&mut self, node: &Node, at: &At<'_>) -> Settings {
-        let mut settings = Settings::default();
-        let Some(fields) = self.fields(node, at, "`metadata.millrace`", &["queue", "schedule"]) else {
-            return settings;
-        };
-        // Read with the schedule itself.
-        if let Some(entry) = fields.get("schedule")
-            && at.pointer() != "/document/metadata/millrace"
-        {
-            let fault = at.entry(entry).error("a task has no schedule");
-            self.report(fault.hint("it belongs into `document.metadata.millrace`"));
-        }
-        if let Some(entry) = fields.get("queue") {
-            settings.queue = self.label_text(&entry.node, &at.entry(entry), "queue");
-        }
-        settings
     }
 
     /// `evaluate`: true when the mode is loose.

@@ -27,6 +27,8 @@ pub(super) struct Env<'e> {
     pub(super) outer: Option<&'e Self>,
     /// Task lists around it.
     pub(super) depth: usize,
+    /// A saga is around it; in a function: may be.
+    pub(super) saga: bool,
 }
 
 impl Env<'static> {
@@ -36,6 +38,7 @@ impl Env<'static> {
         siblings: &Siblings::Function,
         outer: None,
         depth: 0,
+        saga: true,
     };
 }
 

@@ -6,6 +6,7 @@ use super::core::{Fields, Parser};
 use super::env::Env;
 use super::node::{At, Node};
 use super::scope::{Locals, Position, Vars};
+use super::settings::is_saga;
 use super::uses::Kind;
 use crate::duration::Duration;
 use crate::model::{Backoff, Catch, DurationValue, ErrorFilter, ErrorTemplate, Retry, Try};
@@ -77,7 +78,11 @@ impl Parser<'_> {
         env: &Env<'_>,
     ) -> Option<Try> {
         let attempt = at.entry(task.get("try")?);
-        let body = self.tasks(node, &attempt, env);
+        let inside = Env {
+            saga: env.saga || is_saga(task),
+            ..*env
+        };
+        let body = self.tasks(node, &attempt, &inside);
         if node.items().is_some_and(<[Node]>::is_empty) {
             self.report(attempt.warning("`try` has no task"));
         }
@@ -275,6 +280,14 @@ impl Parser<'_> {
     /// The language leaves the object open; `factor` and `maxDelay` are what we read.
     fn exponential(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Option<Backoff> {
         let fields = self.fields(node, at, "`exponential`", &["factor", "maxDelay"])?;
+        if let Some(first) = node.entries().and_then(<[_]>::first) {
+            let what = format!("`{}` of `exponential`", first.key);
+            self.extra(
+                what,
+                "other runtimes double the delay, without a cap",
+                &at.entry(first),
+            );
+        }
         let mut factor = 2.0;
         if let Some(entry) = fields.get("factor") {
             factor = self.factor(&entry.node, &at.entry(entry))?;

@@ -9,6 +9,7 @@ use super::env::{Env, Siblings};
 use super::keys::closest;
 use super::node::{At, Data, Entry, Node};
 use super::scope::{Locals, Position, Vars};
+use super::settings::Owner;
 use crate::model::{Case, DataIn, DataOut, DurationValue, For, Fork, Task, TaskKind, TaskList};
 use crate::template::Template;
 
@@ -73,6 +74,7 @@ impl<'a> Parser<'a> {
             siblings: &siblings,
             outer: Some(outer),
             depth,
+            saga: outer.saga,
         };
         for (index, entry) in &items {
             let (item, index) = (&node.items().unwrap_or_default()[*index], *index);
@@ -192,7 +194,7 @@ impl<'a> Parser<'a> {
         let then = fields.get("then").map(|e| self.flow(&e.node, &at.entry(e), env));
         let settings = fields
             .get("metadata")
-            .map(|e| self.settings(&e.node, &at.entry(e)));
+            .map(|e| self.settings(&e.node, &at.entry(e), Owner::Task { keyword, node, env }));
         Some(Task {
             name: name.to_owned(),
             pointer: at.pointer(),
@@ -495,6 +497,7 @@ impl<'a> Parser<'a> {
             outer: Some(env),
             depth,
             locals: env.locals,
+            saga: env.saga,
         };
         let mut branches = Vec::new();
         for (index, entry) in items {

@@ -47,7 +47,7 @@ const EXTENDABLE: [&str; 12] = [
 #[derive(Debug, Default)]
 pub(super) struct Section<'a> {
     span: Span,
-    entries: HashMap<&'a str, &'a Entry>,
+    pub(super) entries: HashMap<&'a str, &'a Entry>,
     order: Vec<&'a str>,
 }
 

@@ -115,6 +115,8 @@ pub struct CoordinatorConfig {
     pub stream_replicas: usize,
     /// Memory for hot states in bytes.
     pub cache_bytes: u64,
+    /// Where documents that definitions refer to are really fetched from.
+    pub redirects: Redirects,
     /// Unconfirmed messages of one sender.
     pub publish_in_flight: usize,
 }
@@ -191,6 +193,7 @@ impl CoordinatorConfig {
             lifecycle: r.get("MILLRACE_LIFECYCLE_EVENTS"),
             stream_replicas: r.bounded("MILLRACE_STREAM_REPLICAS", "1, 3 or 5", |n| [1, 3, 5].contains(n)),
             cache_bytes: r.get::<Bytes>("MILLRACE_CACHE_BYTES").0,
+            redirects: r.optional("MILLRACE_HTTP_REDIRECTS").unwrap_or_default(),
             publish_in_flight: publish_in_flight(&mut r),
         };
         r.finish(config)

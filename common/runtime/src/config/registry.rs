@@ -243,7 +243,7 @@ pub const VARS: &[Var] = &[
         "MILLRACE_HTTP_REDIRECTS",
         "",
         "host=URL, comma separated",
-        WORKER,
+        BOTH,
         "Sends HTTP calls for a host (`host` or `host:port`) to another base URL: egress gateways and tests.",
     ),
     var(

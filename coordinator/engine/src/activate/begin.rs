@@ -4,7 +4,7 @@ use millrace_common::{ErrorKind, Problem, limits};
 
 use crate::data::Data;
 use crate::effect::Effect;
-use crate::frame::{Body, Cursor, ForkState, Frame, FrameId, Parts, ROOT_FRAME, Timer};
+use crate::frame::{Body, Cursor, ForkState, Frame, FrameId, Parts, ROOT_FRAME, Timer, TimerKind};
 use crate::plan::{Action, NodeId};
 use crate::state::Part;
 use crate::trace::Event;
@@ -120,8 +120,8 @@ impl Activation<'_> {
         }
     }
 
-    /// Gives a task a frame, and arms its timeout.
-    pub(crate) fn enter(&mut self, run: &Run, input: &Data, body: Body) -> Result<FrameId, Problem> {
+    /// Refuses another frame when there are too many.
+    pub(crate) fn check_frames(&self) -> Result<(), Problem> {
         let frames = self.instance.frames.len();
         if frames >= limits::INSTANCE_FRAMES_MAX {
             let max = limits::INSTANCE_FRAMES_MAX;
@@ -132,6 +132,12 @@ impl Activation<'_> {
             let text = "the instance has begun as many tasks as it can number; start another one to go on";
             return Err(Problem::new(ErrorKind::Runtime, text));
         }
+        Ok(())
+    }
+
+    /// Gives a task a frame, and arms its timeout.
+    pub(crate) fn enter(&mut self, run: &Run, input: &Data, body: Body) -> Result<FrameId, Problem> {
+        self.check_frames()?;
         let timeout = match &self.node(run.node).timeout {
             Some(t) if self.extended(run).is_none() => Some(
                 self.scope(run, None, Some(input), None)
@@ -172,7 +178,7 @@ impl Activation<'_> {
         let mut next = self.instance.frame(from);
         let mut nearest: Option<i64> = None;
         while let Some(frame) = next {
-            for (_, timer) in frame.timers() {
+            for (_, timer) in frame.timers().filter(|(kind, _)| *kind != TimerKind::Start) {
                 nearest = Some(nearest.map_or(timer.due_ms, |n| n.min(timer.due_ms)));
             }
             next = frame.parent.and_then(|p| self.instance.frame(p));
@@ -203,6 +209,8 @@ pub(crate) fn new_frame(
         context: None,
         timeout,
         kept: std::collections::BTreeMap::new(),
+        round: 0,
+        entries: crate::entries::Entries::default(),
         body,
         children: Vec::new(),
         dirty: Parts::default(),

@@ -41,6 +41,9 @@ impl Activation<'_> {
         }
         match self.transform(&run, own, &input, &output) {
             Ok((result, context)) => {
+                if let Err(problem) = self.record(&run, &input, &result) {
+                    return self.fail_task(&run, own, problem);
+                }
                 if !self.is_told(own) {
                     self.trace(&run, own, Event::new("task.completed"));
                 }
@@ -129,6 +132,8 @@ impl Activation<'_> {
             return;
         };
         self.disarm(id);
+        self.hand_over(id);
+        self.instance.clear_entries(id);
         self.instance.become_body(id, body);
         if let Some(frame) = self.instance.edit(id, Parts::ALL) {
             frame.input = frame.raw.clone();

@@ -14,6 +14,7 @@ impl Activation<'_> {
     pub(crate) fn close(&mut self, id: FrameId) {
         self.drop_below(id);
         self.disarm(id);
+        self.hand_over(id);
         self.instance.remove(id);
     }
 
@@ -43,6 +44,7 @@ impl Activation<'_> {
         {
             self.trace(&run, Some(id), Event::new("task.cancelled"));
         }
+        self.hand_over(id);
         self.instance.remove(id);
     }
 
@@ -118,6 +120,9 @@ impl Activation<'_> {
             | Body::Try(_)
             | Body::Inline(_)
             | Body::Extended(_)
+            | Body::Each(_)
+            | Body::Item(_)
+            | Body::Undo(_)
             | Body::Done(_)
             | Body::Failed(_) => false,
         }

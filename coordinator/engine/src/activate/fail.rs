@@ -2,7 +2,7 @@
 
 use millrace_common::Problem;
 
-use crate::frame::{Body, Frame, FrameId, Parts, Phase};
+use crate::frame::{Body, Frame, FrameId, Parts, Phase, UndoThen};
 use crate::trace::Event;
 
 use super::{Activation, Failure, Move, Run};
@@ -14,6 +14,10 @@ impl Activation<'_> {
     /// A task failed, with a frame of its own or before it had one. What is left of it is taken down.
     pub(crate) fn fail_task(&mut self, run: &Run, own: Option<FrameId>, problem: Problem) -> Move {
         let problem = shorten(problem.at(&self.node(run.node).pointer));
+        if let Some(id) = own.filter(|id| self.must_undo(*id)) {
+            return self.undo(id, problem, UndoThen::Fail);
+        }
+        self.is_final = self.is_non_retryable(run, own, &problem);
         self.trace(run, own, Event::error("task.faulted", &problem));
         if let Some(id) = own {
             self.keep_progress(id);
@@ -62,7 +66,10 @@ impl Activation<'_> {
             | Body::Try(_)
             | Body::Inline(_)
             | Body::Listen(_)
-            | Body::Extended(_) => self.pass_on(parent, problem),
+            | Body::Extended(_)
+            | Body::Each(_)
+            | Body::Item(_) => self.pass_on(parent, problem),
+            Body::Undo(_) => self.leave_undo(parent, Some(&problem)),
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
         }
     }
@@ -73,10 +80,14 @@ impl Activation<'_> {
         let Some(frame) = self.instance.frame(id) else {
             return Move::Idle;
         };
+        let is_task = !matches!(frame.body, Body::Item(_));
+        if self.must_undo(id) {
+            return self.undo(id, problem, UndoThen::PassOn);
+        }
         let Some(run) = Run::of(frame) else {
             return self.fault(problem);
         };
-        if !self.runs_task(id) {
+        if is_task && !self.runs_task(id) {
             self.trace(&run, Some(id), Event::error("task.faulted", &problem));
         }
         Move::Fail(Failure {

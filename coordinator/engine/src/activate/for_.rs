@@ -18,7 +18,11 @@ impl Activation<'_> {
         let found = self
             .scope(run, None, Some(input), None)
             .template(&node.items, input.value())?;
-        let Some(items) = collection(found)? else {
+        let found = collection(found)?;
+        if node.parallel.is_some() {
+            return self.begin_each(run, input, found);
+        }
+        let Some(items) = found else {
             return Ok(self.complete(run.clone(), input.clone(), input.clone(), None, None));
         };
         let state = ForLoop {
@@ -129,7 +133,7 @@ fn collection(found: Value) -> Result<Option<Data>, Problem> {
     Ok(Some(items))
 }
 
-fn length(items: &Data) -> usize {
+pub(crate) fn length(items: &Data) -> usize {
     match items.value() {
         Value::Arr(items) => items.len(),
         _ => 0,

@@ -106,7 +106,10 @@ impl Activation<'_> {
             .collect();
         settled.sort_by_key(|f| f.branch);
         let output = Data::new(settled.iter().map(|f| f.data().value().clone()).collect());
-        let changed: Vec<&Data> = settled.iter().filter_map(|f| f.context.as_ref()).collect();
+        let changed: Vec<&Value> = settled
+            .iter()
+            .filter_map(|f| f.context.as_ref().map(Data::value))
+            .collect();
         let scope = Scope {
             frame: Some(id),
             ..self.workflow_scope()
@@ -129,10 +132,10 @@ impl Activation<'_> {
 
 /// Applies each branch's changes of top-level members to what the context was when the fork began. A context that is
 /// no object is replaced as a whole.
-fn merge(base: &Value, changed: &[&Data]) -> Value {
+pub(crate) fn merge(base: &Value, changed: &[&Value]) -> Value {
     let mut merged = base.clone();
     for branch in changed {
-        merged = match (base, merged, branch.value()) {
+        merged = match (base, merged, *branch) {
             (Value::Obj(base), Value::Obj(merged), Value::Obj(branch)) => {
                 let mut merged = Arc::unwrap_or_clone(merged);
                 for (key, v) in branch.iter().filter(|(key, v)| base.get(*key) != Some(*v)) {

@@ -27,6 +27,7 @@ impl Activation<'_> {
         match (&self.node(frame.node).action, &frame.body) {
             (_, Body::Extended(state)) => self.extension_list(state),
             (Action::Do(list), _) => *list,
+            (_, Body::Undo(_) | Body::Each(_)) => List::default(),
             (Action::For(node), _) => node.body,
             (Action::Listen(node), _) => node.foreach.as_ref().map(|f| f.body).unwrap_or_default(),
             (Action::Try(node), Body::Try(t)) if t.phase == Phase::Handler => {
@@ -67,10 +68,21 @@ impl Activation<'_> {
                     flow,
                 }
             }
-            Body::List(_) | Body::For(_) | Body::Try(_) | Body::Listen(_) | Body::Extended(_) => {
+            Body::Undo(_) => self.leave_undo(parent, None),
+            Body::List(_)
+            | Body::For(_)
+            | Body::Item(_)
+            | Body::Try(_)
+            | Body::Listen(_)
+            | Body::Extended(_) => {
                 self.move_cursor(parent, output, flow)
             }
-            Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
+            Body::Each(_)
+            | Body::Step(_)
+            | Body::Wait(_)
+            | Body::Child(_)
+            | Body::Done(_)
+            | Body::Failed(_) => Move::Idle,
         }
     }
 
@@ -107,6 +119,7 @@ impl Activation<'_> {
                 output,
                 flow,
             },
+            Body::Item(_) => self.leave_item(id, output, end),
             Body::For(_) if end => Move::Finish {
                 frame: id,
                 output,
@@ -117,6 +130,8 @@ impl Activation<'_> {
             Body::Try(t) => self.leave_try(id, t.phase, output, flow),
             Body::Extended(_) => self.leave_extension(id, end),
             Body::Fork(_)
+            | Body::Each(_)
+            | Body::Undo(_)
             | Body::Inline(_)
             | Body::Step(_)
             | Body::Wait(_)

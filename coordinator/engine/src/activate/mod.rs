@@ -11,6 +11,7 @@ mod child;
 mod complete;
 mod detach;
 mod drop;
+mod each;
 mod emit;
 mod extension;
 mod fail;
@@ -23,6 +24,7 @@ mod operate;
 mod progress;
 mod raise;
 mod retry;
+mod saga;
 mod set;
 mod step;
 mod switch;
@@ -63,6 +65,8 @@ pub(crate) struct Activation<'a> {
     agenda: Vec<FrameId>,
     /// Frames that the budget stopped, in this order.
     interrupted: Vec<FrameId>,
+    /// The last task that failed says of this error that no `try` retries it.
+    is_final: bool,
 }
 
 /// What comes next.
@@ -147,6 +151,7 @@ impl<'a> Activation<'a> {
             effort: Cell::new(0),
             agenda: Vec::new(),
             interrupted: Vec::new(),
+            is_final: false,
         }
     }
 
@@ -237,9 +242,14 @@ impl<'a> Activation<'a> {
         let Some(frame) = self.instance.frame(id) else {
             return Move::Idle;
         };
+        if self.is_undoing(frame) {
+            return Move::Idle;
+        }
         match &frame.body {
-            Body::List(_) => self.next_in_list(id),
+            Body::List(_) | Body::Item(_) => self.next_in_list(id),
             Body::For(_) => self.next_in_for(id),
+            Body::Each(_) => self.next_item(id),
+            Body::Undo(_) => self.run_undo(id),
             Body::Fork(_) => self.next_branch(id),
             Body::Try(t) => match t.phase {
                 Phase::Body | Phase::Handler => self.next_in_list(id),

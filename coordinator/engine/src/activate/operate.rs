@@ -1,7 +1,7 @@
 //! What operators ask for: suspend, resume, retry.
 
 use crate::effect::Effect;
-use crate::frame::{Body, Frame, FrameId, Parts, Phase, ROOT_FRAME, TimerKind};
+use crate::frame::{Body, Frame, FrameId, Parts, Phase, ROOT_FRAME, Timer, TimerKind};
 use crate::state::Part;
 use crate::trace;
 
@@ -52,6 +52,9 @@ impl Activation<'_> {
             | Body::Try(_)
             | Body::Inline(_)
             | Body::Extended(_)
+            | Body::Each(_)
+            | Body::Item(_)
+            | Body::Undo(_)
             | Body::Wait(_)
             | Body::Done(_)
             | Body::Failed(_) => false,
@@ -104,7 +107,9 @@ impl Activation<'_> {
     /// Goes on from where a faulted instance stopped: what failed or was called off begins again, under the same
     /// idempotency keys but with a new attempt number, with all retries and timeouts of the definition anew.
     pub(crate) fn retry_faulted(&mut self, reason: Option<&str>) -> Move {
-        self.instance.header.ended = None;
+        let header = &mut self.instance.header;
+        header.ended = None;
+        (header.undone, header.undo_failed) = (0, 0);
         self.instance.error = None;
         self.instance.drop_part(Part::Error);
         self.instance.touch(Part::Header);
@@ -139,6 +144,9 @@ impl Activation<'_> {
             | Body::Try(_)
             | Body::Inline(_)
             | Body::Extended(_)
+            | Body::Each(_)
+            | Body::Item(_)
+            | Body::Undo(_)
             | Body::Step(_)
             | Body::Wait(_)
             | Body::Child(_) => {}
@@ -168,11 +176,20 @@ impl Activation<'_> {
             (TimerKind::Timeout | TimerKind::Wait | TimerKind::Delay | TimerKind::Attempt, _) => {
                 frame.started_ms
             }
+            (TimerKind::Start, _) => frame.started_ms,
         };
         let stopped: Vec<_> = frame
             .timers()
             .map(|(kind, t)| (kind, t.due_ms.saturating_sub(since(kind))))
             .collect();
+        let off = frame.timeout.filter(|t| t.number == Timer::OFF);
+        let off = off.map(|t| t.due_ms.saturating_sub(frame.started_ms));
+        if let Some(length) = off {
+            let timer = self.arm(id, length);
+            if let Some(frame) = self.instance.edit(id, Parts::STATE) {
+                frame.timeout = Some(timer);
+            }
+        }
         for (kind, length) in stopped {
             let timer = self.arm(id, length);
             if let Some(slot) = self
@@ -212,9 +229,14 @@ impl Activation<'_> {
             return false;
         };
         match &frame.body {
-            Body::List(_) | Body::For(_) | Body::Inline(_) | Body::Listen(_) | Body::Extended(_) => {
-                frame.children.is_empty()
-            }
+            Body::List(_)
+            | Body::For(_)
+            | Body::Item(_)
+            | Body::Inline(_)
+            | Body::Listen(_)
+            | Body::Extended(_)
+            | Body::Undo(_) => frame.children.is_empty(),
+            Body::Each(_) => self.has_room(frame),
             Body::Try(t) => frame.children.is_empty() || t.phase == Phase::Delay,
             Body::Fork(state) => !state.again.is_empty() || state.next < self.branches(frame).0.len,
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => false,

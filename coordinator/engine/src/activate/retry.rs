@@ -28,6 +28,9 @@ impl Activation<'_> {
         let Some(policy) = self.try_node(id).and_then(|n| n.retry.as_ref()) else {
             return give_up();
         };
+        if self.is_final {
+            return give_up();
+        }
         let Some(state) = self.try_state(id) else {
             return give_up();
         };

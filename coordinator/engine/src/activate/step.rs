@@ -9,8 +9,11 @@ use crate::dispatch;
 use crate::effect::{Effect, Ignored};
 use crate::frame::{Body, Frame, FrameId, HeldStep, Parts, StepState};
 use crate::ids;
+use crate::scope::as_text;
+use crate::settings;
 use crate::trace::Event;
 
+use super::try_::same_kind;
 use super::{Activation, Move, Run};
 
 /// How far the clock of a worker may be ahead of the log's.
@@ -26,7 +29,10 @@ impl Activation<'_> {
         arguments: Data,
         late: Option<Late>,
     ) -> Result<Move, Problem> {
+        let key = self.own_key(run, input)?;
         let state = StepState {
+            key,
+            start: None,
             function,
             arguments,
             late: late.map(Arc::new),
@@ -47,8 +53,101 @@ impl Activation<'_> {
         if let Some(deadline) = self.deadline(id) {
             self.edit_step(id, |step| step.deadline_ms = Some(deadline));
         }
+        self.arm_start(id);
         self.announce(id);
         Ok(Move::Idle)
+    }
+
+    /// The idempotency key that the definition gives, seen from the call that says so.
+    fn own_key(&self, run: &Run, input: &Data) -> Result<Option<String>, Problem> {
+        let node = self.node(run.node);
+        let called = self.instance.frame(run.parent).and_then(|parent| {
+            let is_call = matches!(parent.body, Body::Inline(_)) || parent.node == run.node;
+            let found = settings::of_frame(self.instance, self.plan, parent, |s| s.idempotency_key.as_ref());
+            found
+                .filter(|_| is_call)
+                .map(|(e, at)| (e, at.unwrap_or(run.parent)))
+        });
+        let found = match called.and_then(|(e, at)| Some((e, self.instance.frame(at)?))) {
+            Some((expression, frame)) => match Run::of(frame) {
+                Some(run) => self
+                    .scope(&run, None, Some(&frame.input), None)
+                    .expression(expression, frame.input.value())?,
+                None => return Ok(None),
+            },
+            None => match &node.settings.idempotency_key {
+                Some(expression) => self
+                    .scope(run, None, Some(input), None)
+                    .expression(expression, input.value())?,
+                None => return Ok(None),
+            },
+        };
+        let key = as_text(&found, "`idempotencyKey`")?;
+        let max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
+        let fits = (1..=max).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+        fits.then_some(Some(key.clone())).ok_or_else(|| {
+            let text = format!(
+                "`idempotencyKey` must give 1 to {max} visible ASCII characters, the expression gave {} bytes: `{}`",
+                key.len(),
+                key.chars().take(80).collect::<String>()
+            );
+            Problem::new(ErrorKind::Expression, text)
+        })
+    }
+
+    /// `scheduleToStartTimeout`: a worker refuses to begin later, and then has a little time to say that it began before.
+    fn arm_start(&mut self, id: FrameId) {
+        let length = self.instance.frame(id).and_then(|frame| {
+            settings::of_frame(self.instance, self.plan, frame, |s| s.schedule_to_start.as_ref())
+        });
+        let Some((length, _)) = length else { return };
+        let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        let timer = self.arm(id, length.saturating_add(limits::START_REPORT_MS));
+        self.edit_step(id, |step| step.start = Some(timer));
+    }
+
+    fn disarm_start(&mut self, id: FrameId) {
+        let Some(timer) = self.edit_step(id, |step| step.start.take()).flatten() else {
+            return;
+        };
+        if !timer.fired {
+            self.effects.push(Effect::CancelTimer { timer: timer.id(id) });
+        }
+    }
+
+    /// No worker began with the step in time, as far as anybody heard.
+    pub(crate) fn time_out_start(&mut self, id: FrameId) -> Move {
+        let Some(frame) = self.instance.frame(id) else {
+            return Move::Idle;
+        };
+        let Body::Step(step) = &frame.body else {
+            return Move::Idle;
+        };
+        let length = step
+            .start
+            .map_or(0, |t| t.due_ms - limits::START_REPORT_MS - frame.started_ms);
+        if step.worker.is_some() || matches!(step.held, Some(HeldStep::Output(_) | HeldStep::Error(_))) {
+            self.disarm_start(id);
+            return Move::Idle;
+        }
+        let text =
+            format!("no worker began with the step within its `scheduleToStartTimeout` of {length} ms");
+        self.fail_frame(id, Problem::new(ErrorKind::Timeout, text))
+    }
+
+    /// True when the settings of a task say that this error of it is not retried.
+    pub(crate) fn is_non_retryable(&self, run: &Run, own: Option<FrameId>, problem: &Problem) -> bool {
+        let listed = |types: &[String]| types.iter().any(|t| same_kind(t, problem));
+        if let Some(frame) = own.and_then(|id| self.instance.frame(id)) {
+            let found = settings::of_frame(self.instance, self.plan, frame, |s| s.non_retryable.as_ref());
+            return found.is_some_and(|(types, _)| listed(types));
+        }
+        let own = &self.node(run.node).settings;
+        let types = own
+            .non_retryable
+            .as_ref()
+            .or(self.plan.document.settings.non_retryable.as_ref());
+        types.is_some_and(|types| listed(types))
     }
 
     fn announce(&mut self, id: FrameId) {
@@ -139,6 +238,7 @@ impl Activation<'_> {
             .as_ref()
             .filter(|v| !fits(step, v))
             .map(RawJson::len);
+        self.disarm_start(progress.frame);
         self.edit_step(progress.frame, |step| {
             step.worker = Some(progress.worker.clone());
             step.delivery = progress.delivery;

@@ -34,6 +34,7 @@ impl Activation<'_> {
             TimerKind::Delay => Move::Run(id),
             TimerKind::Timeout => self.time_out(id),
             TimerKind::Attempt => self.time_out_attempt(id),
+            TimerKind::Start => self.time_out_start(id),
         }
     }
 
@@ -61,6 +62,7 @@ impl Activation<'_> {
 
     /// An attempt of a `try` took too long: an error like one from inside.
     fn time_out_attempt(&mut self, id: FrameId) -> Move {
+        self.is_final = false;
         let Some(state) = self.try_state(id) else {
             return Move::Idle;
         };

@@ -6,7 +6,7 @@ use millrace_dsl::{Value, value};
 
 use crate::data::Data;
 use crate::effect::Effect;
-use crate::frame::{Body, Cursor, Frame, FrameId, Parts, Phase, TryState};
+use crate::frame::{Body, Cursor, Frame, FrameId, Parts, Phase, TryState, UndoThen};
 use crate::plan::{Action, TryNode};
 use crate::scope::Scope;
 use crate::trace::Event;
@@ -167,7 +167,10 @@ impl<'a> Activation<'a> {
     }
 
     /// `catch.do`; without it a retried error goes on, any other is done with and the output is the input.
-    fn handle(&mut self, id: FrameId, problem: Problem) -> Move {
+    pub(crate) fn handle(&mut self, id: FrameId, problem: Problem) -> Move {
+        if self.must_undo(id) {
+            return self.undo(id, problem, UndoThen::Handle);
+        }
         let Some(node) = self.try_node(id) else {
             return Move::Idle;
         };
@@ -261,16 +264,20 @@ impl<'a> Activation<'a> {
 
 /// All given members are equal; standard kinds compare by their short name.
 fn fits(filter: &ErrorFilter, problem: &Problem) -> bool {
-    let same_kind = |kind: &String| match (ErrorKind::from_uri(kind), problem.standard()) {
-        (Some(a), Some(b)) => a == b,
-        (Some(_) | None, None) | (None, Some(_)) => *kind == problem.kind,
-    };
     let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
-    filter.kind.as_ref().is_none_or(same_kind)
+    filter.kind.as_ref().is_none_or(|kind| same_kind(kind, problem))
         && filter.status.is_none_or(|s| s == problem.status)
         && same(&filter.instance, &problem.instance)
         && same(&filter.title, &problem.title)
         && same(&filter.detail, &problem.detail)
+}
+
+/// True for an error of that type, whatever the spelling of a standard one.
+pub(crate) fn same_kind(kind: &str, problem: &Problem) -> bool {
+    match (ErrorKind::from_uri(kind), problem.standard()) {
+        (Some(a), Some(b)) => a == b,
+        (Some(_) | None, None) | (None, Some(_)) => *kind == problem.kind,
+    }
 }
 
 /// The error as data.

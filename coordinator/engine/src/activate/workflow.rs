@@ -4,7 +4,7 @@ use millrace_common::{ChildOutcome, Problem, RecordBody};
 
 use crate::data::Data;
 use crate::effect::Effect;
-use crate::frame::{Body, FrameId, Parts, Phase, ROOT_FRAME};
+use crate::frame::{Body, FrameId, Parts, Phase, ROOT_FRAME, UndoThen};
 use crate::scope::Scope;
 use crate::state::{Ended, Part};
 use crate::status::Status;
@@ -102,8 +102,11 @@ impl Activation<'_> {
     }
 
     /// Nothing caught the error. Lists stay where they are, so that an operator's retry can go on from there; what they
-    /// waited for is called off.
+    /// waited for is called off. A saga undoes first what it has done.
     pub(crate) fn fault(&mut self, problem: Problem) -> Move {
+        if self.must_undo(ROOT_FRAME) {
+            return self.undo(ROOT_FRAME, problem, UndoThen::PassOn);
+        }
         self.freeze();
         self.instance.error = Some(problem.clone());
         self.instance.touch(Part::Error);
@@ -128,7 +131,10 @@ impl Activation<'_> {
                 | Body::Fork(_)
                 | Body::Try(_)
                 | Body::Inline(_)
-                | Body::Extended(_) => self.stop_timers(id),
+                | Body::Extended(_)
+                | Body::Each(_)
+                | Body::Item(_)
+                | Body::Undo(_) => self.stop_timers(id),
                 Body::Listen(_) => {
                     self.stop_listening(id);
                     self.stop_timers(id);

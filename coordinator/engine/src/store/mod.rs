@@ -9,6 +9,8 @@
 //! | `f<N>` | state of frame N | when it changes |
 //! | `d<N>` | what never changes in frame N, when large: input, items of a `for`, arguments | once |
 //! | `v<N>` | current data of frame N, when large; events that a `listen` holds | when it changes |
+//! | `e<N>.<M>` | entry M of frame N: a result of a parallel `for`, a completed task of a saga | once |
+//! | `p<N>.<M>` | entries 256·M to 256·M+255 of frame N, in place of them, when all are there | once |
 //! | `x<N>` | `$context` of branch N, when it has its own | when it changes |
 //!
 //! Data that is the parent's is stored nowhere: absent means inherited. Every JSON object but payloads carries its
@@ -20,7 +22,7 @@ mod write;
 
 pub(crate) use read::{decode, header, identity, load};
 pub(crate) use row::{BodyRow, FrameRow, HeaderRow, IdentityRow, PhaseRow};
-pub(crate) use write::{delete, frame_row, header_row, take_writes};
+pub(crate) use write::{delete, delete_entries, frame_row, header_row, take_writes};
 
 /// Version that is written.
 const VERSION: u32 = 1;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_common::{InstanceKey, Late, Problem, RawJson};
+use millrace_dsl::Value;
 use millrace_dsl::model::Flow;
 use serde::Deserialize;
 
@@ -13,9 +14,10 @@ use super::row::{
 };
 use super::{LoadError, VERSION};
 use crate::data::Data;
+use crate::entries::Entries;
 use crate::frame::{
-    self, Body, ChildState, Cursor, Extended, ForLoop, ForkState, Frame, FrameId, HeldStep, ListenState,
-    Parts, Phase, ROOT_FRAME, StepState, Timer, TryState,
+    self, Body, ChildState, Cursor, EachState, Extended, ForLoop, ForkState, Frame, FrameId, HeldStep,
+    ListenState, Parts, Phase, ROOT_FRAME, StepState, Timer, TryState, UndoState,
 };
 use crate::ids::Path;
 use crate::listen::Interest;
@@ -27,6 +29,7 @@ struct FrameFields {
     fixed: FixedRow,
     data: Option<RawJson>,
     context: Option<RawJson>,
+    entries: Entries,
     stored: [usize; frame::Part::ALL.len()],
 }
 
@@ -114,6 +117,13 @@ impl Fields {
     }
 
     fn read_frame(&mut self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        if let Some((page, rest)) = name
+            .strip_prefix('e')
+            .map(|r| (false, r))
+            .or_else(|| name.strip_prefix('p').map(|r| (true, r)))
+        {
+            return self.read_entry(name, page, rest, bytes);
+        }
         let found = frame::Part::ALL.into_iter().find_map(|part| {
             let id = name.strip_prefix(part.letter())?.parse::<FrameId>().ok()?;
             Some((part, id))
@@ -130,6 +140,21 @@ impl Fields {
             frame::Part::Context => frame.context = Some(raw()?),
         }
         frame.stored[part as usize] = bytes.len();
+        Ok(())
+    }
+
+    fn read_entry(&mut self, name: &str, page: bool, rest: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        let numbers = rest
+            .split_once('.')
+            .and_then(|(id, n)| Some((id.parse().ok()?, n.parse().ok()?)));
+        let (id, n): (FrameId, u32) = numbers.ok_or_else(|| bad(name, "no such field"))?;
+        let found = payload(name, bytes)?.value().clone();
+        let entries = &mut self.frames.entry(id).or_default().entries;
+        match (page, found) {
+            (false, found) => entries.load(n, found, bytes.len()),
+            (true, Value::Arr(values)) => entries.load_page(n, values.iter().cloned(), bytes.len()),
+            (true, _) => return Err(bad(name, "not an array")),
+        }
         Ok(())
     }
 
@@ -180,6 +205,9 @@ fn read_header(row: HeaderRow) -> Header {
         ordinal: row.ordinal,
         continuation: row.continuation,
         continuing: row.continuing,
+        recorded: row.recorded,
+        undone: row.undone,
+        undo_failed: row.undo_failed,
         ready: row.ready,
     }
 }
@@ -225,6 +253,8 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
         context: own(fields.context)?,
         timeout: row.timeout.map(read_timer),
         kept: row.kept,
+        round: row.round,
+        entries: fields.entries,
         children: Vec::new(),
         dirty: Parts::default(),
         stored: fields.stored,
@@ -232,7 +262,7 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
         input,
         body,
     };
-    instance.changes.frame_bytes += frame.stored.iter().sum::<usize>();
+    instance.changes.frame_bytes += frame.stored.iter().sum::<usize>() + frame.entries.bytes();
     instance.count(frame.open(), true);
     instance.frames.insert(id, frame);
     Ok(())
@@ -264,6 +294,26 @@ fn read_body(
             items: arguments(None)?,
             index,
             entered,
+        }),
+        BodyRow::Each { next } => Body::Each(EachState {
+            items: arguments(None)?,
+            next,
+        }),
+        BodyRow::Item(row) => Body::Item(cursor(row)?),
+        BodyRow::Undo {
+            entry,
+            task,
+            function,
+            arguments: inline,
+            problem,
+            then,
+        } => Body::Undo(UndoState {
+            entry,
+            task,
+            function,
+            arguments: arguments(inline)?,
+            problem,
+            then,
         }),
         BodyRow::Fork {
             next,
@@ -405,6 +455,8 @@ fn read_step(
         late,
         generation: row.generation,
         deadline_ms: row.deadline_ms,
+        key: row.key,
+        start: row.start.map(read_timer),
         worker: row.worker,
         delivery: row.delivery,
         duration_ms: row.duration_ms,

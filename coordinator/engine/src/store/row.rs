@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millrace_common::{DefinitionRef, InstanceKey, Late, ParentLink, Problem, RawJson};
 use serde::{Deserialize, Serialize};
 
-use crate::frame::FrameId;
+use crate::frame::{FrameId, UndoThen};
 use crate::plan::NodeId;
 use crate::status::Status;
 
@@ -51,6 +51,12 @@ pub(crate) struct HeaderRow {
     pub(crate) continuation: u64,
     #[serde(rename = "cg", default, skip_serializing_if = "is_default")]
     pub(crate) continuing: bool,
+    #[serde(rename = "sn", default, skip_serializing_if = "is_default")]
+    pub(crate) recorded: u32,
+    #[serde(rename = "sd", default, skip_serializing_if = "is_default")]
+    pub(crate) undone: u32,
+    #[serde(rename = "sf", default, skip_serializing_if = "is_default")]
+    pub(crate) undo_failed: u32,
     #[serde(rename = "r", default, skip_serializing_if = "VecDeque::is_empty")]
     pub(crate) ready: VecDeque<FrameId>,
 }
@@ -98,6 +104,8 @@ pub(crate) struct FrameRow {
     pub(crate) timeout: Option<TimerRow>,
     #[serde(rename = "g", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) kept: BTreeMap<u64, RawJson>,
+    #[serde(rename = "u", default, skip_serializing_if = "is_default")]
+    pub(crate) round: u32,
     #[serde(rename = "w")]
     pub(crate) body: BodyRow,
 }
@@ -123,6 +131,25 @@ pub(crate) enum BodyRow {
         index: u32,
         #[serde(rename = "e", default, skip_serializing_if = "is_default")]
         entered: bool,
+    },
+    Each {
+        #[serde(rename = "n")]
+        next: u32,
+    },
+    Item(CursorRow),
+    Undo {
+        #[serde(rename = "n")]
+        entry: u32,
+        #[serde(rename = "t")]
+        task: NodeId,
+        #[serde(rename = "f")]
+        function: NodeId,
+        #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+        arguments: Option<RawJson>,
+        #[serde(rename = "e")]
+        problem: Box<Problem>,
+        #[serde(rename = "h")]
+        then: UndoThen,
     },
     Fork {
         #[serde(rename = "n")]
@@ -233,6 +260,10 @@ pub(crate) struct StepRow {
     pub(crate) generation: u32,
     #[serde(rename = "dl", default, skip_serializing_if = "Option::is_none")]
     pub(crate) deadline_ms: Option<i64>,
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<TimerRow>,
     #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
     pub(crate) worker: Option<String>,
     #[serde(rename = "n", default, skip_serializing_if = "is_default")]

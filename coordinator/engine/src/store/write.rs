@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use millrace_common::RawJson;
 use millrace_dsl::model::Flow;
+use millrace_dsl::{Value, value};
 use serde::Serialize;
 
 use super::row::{
@@ -12,6 +13,7 @@ use super::row::{
 use super::{INLINE_BYTES_MAX, VERSION};
 use crate::data::Data;
 use crate::effect::Writes;
+use crate::entries::Write;
 use crate::frame::{
     self, Body, Cursor, Frame, FrameId, HeldStep, ListenState, Phase, StepState, Timer, TryState,
 };
@@ -59,6 +61,32 @@ pub(crate) fn delete(changes: &mut Changes, id: FrameId, frame: &Frame) {
         }
     }
     changes.frame_bytes = changes.frame_bytes.saturating_sub(frame.stored.iter().sum());
+    delete_entries(changes, id, frame);
+}
+
+/// Notes the fields of a frame's entries that are gone.
+pub(crate) fn delete_entries(changes: &mut Changes, id: FrameId, frame: &Frame) {
+    frame.entries.deleted(|w| match w {
+        Write::DeleteValue(n) => changes.deleted.push(format!("e{id}.{n}")),
+        Write::DeletePage(page) => changes.deleted.push(format!("p{id}.{page}")),
+        Write::Value(..) | Write::Page(..) => {}
+    });
+    changes.frame_bytes = changes.frame_bytes.saturating_sub(frame.entries.bytes());
+}
+
+fn write_entries(id: FrameId, frame: &mut Frame, writes: &mut Writes) {
+    let paged = matches!(frame.body, Body::Each(_));
+    frame.entries.take(paged, |w| match w {
+        Write::Value(n, v) => writes.set.push((format!("e{id}.{n}"), text(&value::to_raw(v)))),
+        Write::Page(page, values) => {
+            let page_value: Value = values.into_iter().cloned().collect();
+            writes
+                .set
+                .push((format!("p{id}.{page}"), text(&value::to_raw(&page_value))));
+        }
+        Write::DeleteValue(n) => writes.delete.push(format!("e{id}.{n}")),
+        Write::DeletePage(page) => writes.delete.push(format!("p{id}.{page}")),
+    });
 }
 
 fn encode_part(instance: &Instance, part: Part) -> Option<Bytes> {
@@ -74,6 +102,7 @@ fn encode_part(instance: &Instance, part: Part) -> Option<Bytes> {
 
 fn write_frame(id: FrameId, frame: &mut Frame, writes: &mut Writes, total: &mut usize) {
     let dirty = std::mem::take(&mut frame.dirty);
+    write_entries(id, frame, writes);
     for part in frame::Part::ALL {
         if !dirty.has(part) {
             continue;
@@ -139,6 +168,9 @@ pub(crate) fn header_row(instance: &Instance) -> HeaderRow {
         ordinal: h.ordinal,
         continuation: h.continuation,
         continuing: h.continuing,
+        recorded: h.recorded,
+        undone: h.undone,
+        undo_failed: h.undo_failed,
         ready: h.ready.clone(),
     }
 }
@@ -159,11 +191,14 @@ fn own_input(frame: &Frame) -> Option<&Data> {
 fn own_arguments(frame: &Frame) -> Option<&Data> {
     match &frame.body {
         Body::For(f) => Some(&f.items),
+        Body::Each(f) => Some(&f.items),
+        Body::Undo(undo) => Some(&undo.arguments),
         Body::Inline(arguments) => Some(arguments),
         Body::Extended(e) => e.output.as_ref(),
         Body::Step(step) => Some(&step.arguments),
         Body::Child(child) => Some(&child.arguments),
         Body::List(_)
+        | Body::Item(_)
         | Body::Fork(_)
         | Body::Try(_)
         | Body::Wait(_)
@@ -184,7 +219,7 @@ fn small(data: &Data) -> Option<RawJson> {
 
 /// Items are written once however small they are: the frame is written again for every iteration.
 fn fixed_row(frame: &Frame) -> Option<FixedRow> {
-    let apart = |data: &&Data| matches!(frame.body, Body::For(_)) || !is_small(data);
+    let apart = |data: &&Data| matches!(frame.body, Body::For(_) | Body::Each(_)) || !is_small(data);
     let arguments = own_arguments(frame).filter(apart).map(|d| d.raw().clone());
     let row = FixedRow {
         input: own_input(frame).filter(|d| !is_small(d)).map(|d| d.raw().clone()),
@@ -250,6 +285,7 @@ pub(crate) fn frame_row(frame: &Frame) -> FrameRow {
         input: own_input(frame).and_then(small),
         timeout: frame.timeout.map(timer_row),
         kept: frame.kept.clone(),
+        round: frame.round,
         body: body_row(frame),
     }
 }
@@ -271,6 +307,16 @@ fn body_row(frame: &Frame) -> BodyRow {
             cursor: cursor_row(frame, &f.cursor),
             index: f.index,
             entered: f.entered,
+        },
+        Body::Each(f) => BodyRow::Each { next: f.next },
+        Body::Item(cursor) => BodyRow::Item(cursor_row(frame, cursor)),
+        Body::Undo(undo) => BodyRow::Undo {
+            entry: undo.entry,
+            task: undo.task,
+            function: undo.function,
+            arguments: arguments(),
+            problem: undo.problem.clone(),
+            then: undo.then,
         },
         Body::Fork(f) => BodyRow::Fork {
             next: f.next,
@@ -349,6 +395,8 @@ fn step_row(step: &StepState, arguments: Option<RawJson>) -> StepRow {
         arguments,
         generation: step.generation,
         deadline_ms: step.deadline_ms,
+        key: step.key.clone(),
+        start: step.start.map(timer_row),
         worker: step.worker.clone(),
         delivery: step.delivery,
         duration_ms: step.duration_ms,

@@ -32,13 +32,14 @@ fn extensions(random: &mut Random) -> String {
             "{{e{n}: {{extend: {extend}, {when}before: [{{b: {before}}}{exit}], after: [{{a: {after}}}]}}}}"
         )
     };
-    match extension(0, random) {
-        first if random.below(3) == 0 => {
-            let second = extension(1, random);
-            format!("use: {{extensions: [{first}, {second}]}}\n")
-        }
-        _ => String::new(),
-    }
+    let extensions = match random.below(3) {
+        0 => format!("[{}, {}]", extension(0, random), extension(1, random)),
+        _ => "[]".to_owned(),
+    };
+    format!(
+        "use: {{functions: {{undo: {{call: 'noop:1.0.0@default'}}, book: {{call: 'noop:1.0.0@default', metadata: \
+         {{millrace: {{compensateWith: undo}}}}}}}}, extensions: {extensions}}}\n"
+    )
 }
 
 fn list(random: &mut Random, depth: usize, level: usize) -> String {
@@ -59,19 +60,27 @@ fn task(random: &mut Random, depth: usize, level: usize) -> String {
         _ => "",
     };
     let list = |random: &mut Random| list(random, depth - 1, level + 1);
-    let kind = match random.below(if leaf { 6 } else { 12 }) {
+    let kind = match random.below(if leaf { 7 } else { 13 }) {
         0 => "set: {n: '${ (.n? // 0) + 1 }'}".to_owned(),
         1 => "call: 'noop:1.0.0@default', with: {n: '${ .n? // 1 }'}".to_owned(),
         2 => "call: 'flaky:1.0.0@default', with: {failures: 1}".to_owned(),
         3 => "wait: PT5S".to_owned(),
         4 => "call: 'echo:1.0.0@default'".to_owned(),
         5 => "if: '(.n? // 1) > 1', raise: {error: {type: 'https://example.com/x', status: 409}}".to_owned(),
-        6 => format!("do: {}", list(random)),
-        7 => format!(
-            "for: {{in: '${{ [1,2,3] }}', each: v{level}, at: i{level}}}, do: {}",
-            list(random)
-        ),
-        8 | 9 => {
+        6 => "call: book, with: {n: '${ .n? // 1 }'}".to_owned(),
+        7 => format!("do: {}", list(random)),
+        8 => {
+            let parallel = [
+                "",
+                ", metadata: {millrace: {for: {mode: parallel, maxConcurrency: 2}}}",
+            ];
+            format!(
+                "for: {{in: '${{ [1,2,3] }}', each: v{level}, at: i{level}}}, do: {}{}",
+                list(random),
+                parallel[random.below(2)]
+            )
+        }
+        9 | 10 => {
             let branches: Vec<String> = (0..1 + random.below(4))
                 .map(|n| format!("{{b{n}: {}}}", task(random, depth - 1, level + 1)))
                 .collect();
@@ -87,7 +96,8 @@ fn task(random: &mut Random, depth: usize, level: usize) -> String {
                 0 => format!("do: {}", list(random)),
                 _ => String::new(),
             };
-            format!("try: {}, catch: {{{retry}{handler}}}", list(random))
+            let saga = ["", ", metadata: {millrace: {saga: true}}"][random.below(2)];
+            format!("try: {}, catch: {{{retry}{handler}}}{saga}", list(random))
         }
     };
     format!("{{{common}{kind}}}")

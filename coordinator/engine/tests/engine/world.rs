@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_common::{
-    CloudEvent, ControlKind, DefinitionRef, ErrorKind, InstanceKey, ParentLink, Problem, RawJson, Record,
+    CloudEvent, ControlKind, DefinitionRef, ErrorKind, InstanceKey, ParentLink, Problem, Progress, RawJson, Record,
     RecordBody, Reply, Start, StepOutcome, StepResult, TimerId,
 };
 use millrace_engine::listen::EventView;
@@ -476,6 +476,18 @@ impl World {
             duration_ms: 7,
             outcome,
             token: String::new(),
+        }));
+        self.append(instance, body);
+    }
+
+    /// A worker says that it runs a step.
+    pub(crate) fn progress(&mut self, instance: &InstanceKey, step: &Dispatch) {
+        let body = RecordBody::Progress(Box::new(Progress {
+            step: step.step.clone(),
+            frame: step.frame,
+            worker: "w1".to_owned(),
+            delivery: 1,
+            value: None,
         }));
         self.append(instance, body);
     }
