@@ -456,7 +456,7 @@ fn probes_and_wrong_paths_answer_in_kind() {
     );
     assert_eq!(
         post(&dev, "/api/v1/events", &json!({})).code(),
-        (501, "notSupported")
+        (400, "invalidRequest")
     );
     assert_eq!(get(&dev, "/api/v1/registry/agents").code(), (501, "notSupported"));
     assert_eq!(

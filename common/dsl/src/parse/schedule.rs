@@ -46,6 +46,7 @@ impl Parser<'_> {
             return None;
         };
         if settings.timezone.is_some() && schedule.cron.is_none() {
+            let at = node.get("timezone").map_or(*at, |entry| at.entry(entry));
             self.report(at.error("`timezone` only goes with `cron`"));
         }
         schedule.settings = settings;
