@@ -71,6 +71,8 @@ const STRICTER: &[(&str, &str)] = &[
     ("/environment/", "expected a text, found"),
     ("/ports/", "expected a text, found"),
     ("/volumes/", "expected a text, found"),
+    // Fetched once, at deploy: nothing is computed then.
+    ("", "is not an address to fetch a document from"),
     // References.
     ("", "unknown authentication"),
     ("", "unknown call"),

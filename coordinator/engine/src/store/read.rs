@@ -299,7 +299,7 @@ fn read_body(
             items: arguments(None)?,
             next,
         }),
-        BodyRow::Item(row) => Body::Item(cursor(row)?),
+        BodyRow::Item(row) => Body::Item(cursor(row, large)?),
         BodyRow::Undo {
             entry,
             task,

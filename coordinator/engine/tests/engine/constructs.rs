@@ -413,7 +413,7 @@ fn what_is_not_supported_says_so() {
     assert_eq!(problem.status, 400);
     assert_eq!(
         problem.detail.as_deref(),
-        Some("a function by URL (`https://x.test/f.yaml`) is not supported by this build")
+        Some("a function that was not fetched (`https://x.test/f.yaml`) is not supported by this build")
     );
 }
 
