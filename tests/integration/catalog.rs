@@ -53,7 +53,7 @@ async fn what_cannot_be_fetched_or_is_wrong_is_a_fault_of_the_call() -> anyhow::
         ("none", "nothing:1.0.0@shop", "404"),
         ("wrong", "wrong:1.0.0@shop", "is wrong at 2:1: unknown key `thn`"),
         ("circle", "circle:1.0.0@shop", "circle"),
-        ("host", "http://nowhere.invalid/function.yaml", "cannot fetch"),
+        ("host", "http://127.0.0.1:1/function.yaml", "cannot fetch"),
     ];
     for (name, call, says) in rows {
         let answer = client.try_apply(&source(name, call)).await?;

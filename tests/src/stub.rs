@@ -40,11 +40,12 @@ use crate::traces::{self, Span};
 const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// Hosts that the specification's examples call.
-const EXAMPLE_HOSTS: [&str; 4] = [
+const EXAMPLE_HOSTS: [&str; 5] = [
     "swapi.dev",
     "fake-hospital.com",
     "superbet-casinos.com",
     "external-service.example.com",
+    "raw.githubusercontent.com",
 ];
 
 /// See the module. Ends when dropped.
@@ -222,6 +223,9 @@ fn example(segments: &[&str]) -> Option<Response> {
         ["api", "bet", "on", "football"] => json(200, json!({"placed": true})),
         ["api", "v3", "alert", who] => json(200, json!({"alerted": who})),
         ["api"] => json(503, json!({"message": "out of order"})),
+        [.., "functions", "log", "1.0.0", "function.yaml"] => {
+            "set: {logged: '${ .message }'}\n".into_response()
+        }
         _ => return None,
     })
 }
@@ -237,7 +241,7 @@ fn function(seen: &Seen, name: &str, version: &str) -> Response {
             "do:\n- a: {call: 'http://stub.test/own/catalog/functions/twice/1.0.0/function.yaml', with: {n: '${ .n }'}}\n- b: {set: {four: '${ 2 * .twice }'}}\n"
         }
         ("circle", "1.0.0") => "call: 'http://stub.test/own/catalog/functions/circle/1.0.0/function.yaml'\n",
-        ("wrong", "1.0.0") => "set: {}\nthn: end\n",
+        ("wrong", "1.0.0") => "set: {x: 1}\nthn: end\n",
         _ => return json(404, json!({"unknown": name})),
     };
     ([(header::CONTENT_TYPE, "application/yaml")], text).into_response()

@@ -584,8 +584,14 @@ fn functions_of_catalogs_and_urls() {
         other => panic!("{other:?}"),
     };
     let cataloged = "https://x.y/functions/f/1.0.0/function.yaml";
-    for (index, expected) in [cataloged, cataloged, "https://x.y/function.yaml"].into_iter().enumerate() {
-        assert!(matches!(target(index), FunctionTarget::Missing(url) if url == expected), "{index}");
+    for (index, expected) in [cataloged, cataloged, "https://x.y/function.yaml"]
+        .into_iter()
+        .enumerate()
+    {
+        assert!(
+            matches!(target(index), FunctionTarget::Missing(url) if url == expected),
+            "{index}"
+        );
     }
     assert_eq!(document.uses.catalogs.len(), 2);
 }

@@ -382,9 +382,12 @@ impl Frame {
             | Body::Wait(_)
             | Body::Child(_)
             | Body::Failed(_) => &self.input,
-            Body::Item(_) | Body::List(_) | Body::For(_) | Body::Try(_) | Body::Listen(_) | Body::Extended(_) => {
-                self.cursor().map_or(&self.input, |c| &c.data)
-            }
+            Body::Item(_)
+            | Body::List(_)
+            | Body::For(_)
+            | Body::Try(_)
+            | Body::Listen(_)
+            | Body::Extended(_) => self.cursor().map_or(&self.input, |c| &c.data),
         }
     }
 

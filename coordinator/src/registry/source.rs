@@ -82,10 +82,7 @@ mod tests {
 
     #[test]
     fn what_cannot_run_yet_is_refused() {
-        let text = HELLO.replace(
-            "do:\n",
-            "schedule: {on: {one: {with: {type: c}}}}\ndo:\n",
-        );
+        let text = HELLO.replace("do:\n", "schedule: {on: {one: {with: {type: c}}}}\ndo:\n");
         let faults = accept(&text, &Resources::new()).unwrap_err();
         assert!(
             faults.iter().any(|d| d.message.contains("not supported yet")),

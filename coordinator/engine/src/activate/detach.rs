@@ -34,8 +34,15 @@ impl Activation<'_> {
             key,
             task: node.pointer.to_string(),
             function: function.to_owned(),
-            queue: node.settings.queue.clone().or_else(|| self.plan.document.settings.queue.clone()),
-            max_deliveries: node.settings.max_deliveries.or(self.plan.document.settings.max_deliveries),
+            queue: node
+                .settings
+                .queue
+                .clone()
+                .or_else(|| self.plan.document.settings.queue.clone()),
+            max_deliveries: node
+                .settings
+                .max_deliveries
+                .or(self.plan.document.settings.max_deliveries),
             heartbeat_ms: None,
             start_by_ms: None,
             attempt: run.attempt,

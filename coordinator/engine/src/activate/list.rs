@@ -74,9 +74,7 @@ impl Activation<'_> {
             | Body::Item(_)
             | Body::Try(_)
             | Body::Listen(_)
-            | Body::Extended(_) => {
-                self.move_cursor(parent, output, flow)
-            }
+            | Body::Extended(_) => self.move_cursor(parent, output, flow),
             Body::Each(_)
             | Body::Step(_)
             | Body::Wait(_)

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_common::{
-    CloudEvent, ControlKind, DefinitionRef, ErrorKind, InstanceKey, ParentLink, Problem, Progress, RawJson, Record,
-    RecordBody, Reply, Start, StepOutcome, StepResult, TimerId,
+    CloudEvent, ControlKind, DefinitionRef, ErrorKind, InstanceKey, ParentLink, Problem, Progress, RawJson,
+    Record, RecordBody, Reply, Start, StepOutcome, StepResult, TimerId,
 };
 use millrace_engine::listen::EventView;
 use millrace_engine::{
