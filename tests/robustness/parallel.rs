@@ -60,7 +60,7 @@ async fn large(n: u32) -> anyhow::Result<()> {
     let grown = stack.coordinators[0].usage()?.rss_bytes.saturating_sub(memory);
     let stored = redis_bytes(&stack).await?.saturating_sub(redis);
     let per_item = |took: Duration, n: u32| took.as_secs_f64() * 1e6 / f64::from(n);
-    println!(
+    eprintln!(
         "{n} items: {whole:?}, {:.0} µs an item ({:.0} for {}); coordinator grew by {} KiB, redis by {} KiB",
         per_item(whole, n),
         per_item(small, n / 10),

@@ -38,7 +38,7 @@ pub(crate) fn message(
         max_deliveries: settings::of_frame(instance, plan, frame, |s| s.max_deliveries.as_ref())
             .map(|(n, _)| *n),
         heartbeat_ms: settings::of_frame(instance, plan, frame, |s| s.heartbeat.as_ref())
-            .and_then(|(d, _)| u64::try_from(d.as_millis()).ok()),
+            .map(|(d, _)| d.as_millis()),
         start_by_ms: step
             .start
             .map(|t| t.due_ms.saturating_sub(limits::START_REPORT_MS)),

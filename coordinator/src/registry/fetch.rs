@@ -166,7 +166,7 @@ async fn text(mut answer: Response) -> Result<String, String> {
             return Err(format!("it has more than {max} bytes"));
         }
     }
-    String::from_utf8(body).map_err(|_| "it is not UTF-8 text".to_owned())
+    String::from_utf8(body).map_err(|_e| "it is not UTF-8 text".to_owned())
 }
 
 /// The innermost cause says it best.

@@ -66,7 +66,7 @@ fn undone(world: &World) -> Vec<String> {
 #[test]
 fn a_document_undoes_in_reverse_order_before_it_faults() {
     let body = format!("do: [{}]", steps(&["a", "b", "c", "d", "e", "f"]));
-    let head = body.replace("do: [", "do: [");
+    let head = body;
     let mut world = World::new();
     world.define_text(&format!(
         "document: {{dsl: '1.0.3', namespace: default, name: flow, version: '1.0.0', metadata: {{millrace: {{saga: true}}}}}}\n{USES}{head}\n"
