@@ -117,11 +117,11 @@ do:
     assert_eq!(
         listed,
         [
-            "1:97 `metadata.millrace.saga` is known to millrace only",
+            "1:94 `metadata.millrace.saga` is known to millrace only",
             "5:5 the function `noop:1.0.0` of the fleet is known to millrace only",
             "7:19 `metadata.millrace.compensateWith` is known to millrace only",
             "7:41 `metadata.millrace.nonRetryable` is known to millrace only",
-            "10:64 `factor` of `exponential` is known to millrace only",
+            "10:62 `factor` of `exponential` is known to millrace only",
         ]
     );
 }
