@@ -32,6 +32,15 @@ impl Parser<'_> {
                 .warning("`return` has no effect with `await: false`: the task's output is its input");
             self.report(fault);
         }
+        if let ("workflow", Some(given)) = (entry.key.as_str(), fields.get("return")) {
+            let fault = at
+                .entry(given)
+                .warning("`return` has no effect on `run: workflow`: the task's output is the workflow's");
+            self.report(
+                fault
+                    .hint("`return` chooses among the outputs of a process; shape this one with `output.as`"),
+            );
+        }
         let process = self.process(entry, &at.entry(entry), vars)?;
         Some(Run {
             process,
