@@ -86,7 +86,6 @@ async fn a_large_parallel_for_is_linear_in_order_and_bounded() -> anyhow::Result
 }
 
 #[tokio::test]
-#[ignore = "takes minutes: cargo test -p millrace-tests --test robustness -- --ignored hundred"]
 async fn a_hundred_thousand_items_are_linear_in_order_and_bounded() -> anyhow::Result<()> {
     large(100_000).await
 }
