@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::RawJson;
 use crate::hash::StableHash;
 use crate::limits;
+use crate::{RawJson, json_depth};
 
 /// An event that keeps the rules of CloudEvents 1.0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,20 +216,7 @@ fn too_large(bytes: usize) -> Fault {
 
 /// Nesting is bounded before anything is built. A batch adds a level around the event, an event one around its data.
 fn check_depth(json: &[u8]) -> Result<(), Fault> {
-    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match (quoted, byte) {
-            (true, _) if escaped => escaped = false,
-            (true, b'\\') => escaped = true,
-            (_, b'"') => quoted = !quoted,
-            (false, b'[' | b'{') => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            (false, b']' | b'}') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
+    let deepest = json_depth(json);
     let max = limits::VALUE_DEPTH_MAX;
     match deepest > max {
         true => Err(Fault::whole(format!(

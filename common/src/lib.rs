@@ -11,6 +11,7 @@
 //! - [`limits`] holds every bound, with its reason and what happens there.
 //! - [`wire`] encodes records, steps and results, versioned.
 
+mod depth;
 pub mod event;
 mod fleet;
 pub mod hash;
@@ -23,6 +24,7 @@ mod schedule;
 mod step;
 pub mod wire;
 
+pub use depth::json_depth;
 pub use event::CloudEvent;
 pub use fleet::{
     AskReply, AskRequest, BEAT_MS, BEAT_RUNNING_MAX, Beat, EVERY_WORKER, FunctionInfo, Register, Registered,

@@ -20,5 +20,6 @@ pub mod queries;
 pub mod queues;
 pub mod registry;
 pub mod supervise;
+mod tail;
 pub mod trace;
 pub mod vitals;

@@ -17,13 +17,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use check::Seen;
 use inject::Injector;
 use ledger::What;
 use load::Started;
 use millrace_common::{PartitionId, names};
-use millrace_tests::{Client, Rng, Stack};
+use millrace_tests::{Client, Rng, Stack, eventually_within};
 use report::Figures;
 
 const COORDINATORS: usize = 2;
@@ -147,8 +147,7 @@ async fn run(stack: &Stack, ledger: &Path, seed: u64) -> anyhow::Result<(Figures
 /// Waits until every instance has ended, one way or the other.
 async fn all_ended(client: &Client, started: &Started) -> anyhow::Result<()> {
     let mut left: BTreeSet<&String> = started.totals.keys().collect();
-    let until = tokio::time::Instant::now() + DRAIN;
-    while !left.is_empty() {
+    let ended = eventually_within(DRAIN, "every instance has ended", async || {
         for id in left.clone() {
             if let Ok(view) = client.instance(id).await
                 && ["completed", "faulted", "cancelled"]
@@ -158,16 +157,10 @@ async fn all_ended(client: &Client, started: &Started) -> anyhow::Result<()> {
                 left.remove(id);
             }
         }
-        if tokio::time::Instant::now() >= until {
-            bail!(
-                "{} of {} instances have not ended within {DRAIN:?}: {left:?}",
-                left.len(),
-                started.totals.len()
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
+        left.is_empty().then_some(())
+    });
+    let ended = ended.await;
+    ended.with_context(|| format!("{} of {}: {left:?}", left.len(), started.totals.len()))
 }
 
 /// What the API says of every instance.
@@ -193,17 +186,13 @@ async fn look(client: &Client, started: &Started) -> anyhow::Result<BTreeMap<Str
 
 /// Waits until no effect, timer or step is pending, and sees that no record was set aside.
 async fn at_rest(stack: &Stack) -> anyhow::Result<()> {
-    let until = tokio::time::Instant::now() + REST;
-    loop {
-        let pending = pending(stack).await?;
-        if pending.is_empty() {
-            return Ok(());
-        }
-        if tokio::time::Instant::now() >= until {
-            bail!("everything has ended, but still pending after {REST:?}: {pending:?}");
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let mut seen = Ok(Vec::new());
+    let rested = eventually_within(REST, "nothing is pending", async || {
+        seen = pending(stack).await;
+        seen.as_ref().is_ok_and(Vec::is_empty).then_some(())
+    });
+    let rested = rested.await;
+    rested.with_context(|| format!("everything has ended, but still pending: {seen:?}"))
 }
 
 /// Names and sizes of everything that should be empty at rest and is not.

@@ -174,6 +174,20 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut is: impl FnMut() -> bo
     }
 }
 
+/// `millrace`, which ends with the thread that starts it.
+fn tied() -> Command {
+    let mut command = millrace();
+    let parent = std::process::id().to_string();
+    command.args([
+        "__exec",
+        "--parent",
+        &parent,
+        "--",
+        env!("CARGO_BIN_EXE_millrace"),
+    ]);
+    command
+}
+
 /// A command that runs beside its test and is tied to its thread. Its temporary files have a directory of their own.
 pub(crate) struct Beside {
     pub(crate) process: std::process::Child,
@@ -184,15 +198,7 @@ impl Beside {
     pub(crate) fn start(name: &str, args: &[&str]) -> Self {
         let scratch = Scratch::new(name);
         std::fs::create_dir(scratch.path().join("tmp")).unwrap();
-        let mut command = millrace();
-        let parent = std::process::id().to_string();
-        command.args([
-            "__exec",
-            "--parent",
-            &parent,
-            "--",
-            env!("CARGO_BIN_EXE_millrace"),
-        ]);
+        let mut command = tied();
         command.args(args).env("TMPDIR", scratch.path().join("tmp"));
         let stderr = std::fs::File::create(scratch.path().join("stderr")).unwrap();
         let process = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
@@ -232,17 +238,8 @@ impl Dev {
         let scratch = Scratch::new(name);
         let stderr = scratch.path().join("stderr");
         let port = free_port();
-        let mut command = millrace();
-        let parent = std::process::id().to_string();
-        command.args([
-            "__exec",
-            "--parent",
-            &parent,
-            "--",
-            env!("CARGO_BIN_EXE_millrace"),
-            "dev",
-        ]);
-        command.args(["--port", &port.to_string()]).args(args);
+        let mut command = tied();
+        command.args(["dev", "--port", &port.to_string()]).args(args);
         let process = command
             .stderr(std::fs::File::create(&stderr).unwrap())
             .spawn()

@@ -63,7 +63,7 @@ pub(super) fn too_large(what: &str, bytes: Option<usize>, max: usize) -> ApiErro
 
 /// Decodes JSON of bounded depth; unknown fields are refused by the types.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
-    let depth = depth(bytes);
+    let depth = millrace_common::json_depth(bytes);
     // The request's own nesting stands around the values that it carries.
     if depth > limits::VALUE_DEPTH_MAX + 2 {
         let detail = format!(
@@ -76,35 +76,9 @@ pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
         .map_err(|e| ApiError::new(Code::InvalidRequest, format!("cannot read the body: {e}")))
 }
 
-/// Nesting of a JSON text, counted without building it: brackets outside of strings.
-pub(super) fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0, false, false);
-    for byte in json {
-        match (quoted, byte) {
-            (true, _) if escaped => escaped = false,
-            (true, b'\\') => escaped = true,
-            (_, b'"') => quoted = !quoted,
-            (false, b'[' | b'{') => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            (false, b']' | b'}') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn depth_ignores_brackets_in_strings() {
-        assert_eq!(depth(b"1"), 0);
-        assert_eq!(depth(br#"{"a":[1,{"b":[]}]}"#), 4);
-        assert_eq!(depth(br#"["[[[\"[[", "\\", []]"#), 2);
-    }
 
     #[test]
     fn deep_bodies_are_refused_before_they_are_parsed() {

@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use millrace_common::hash::StableHash;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use crate::tail;
+
+/// Events asked for at a time.
+const BATCH: usize = 512;
 
 /// Up to where events are dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +96,7 @@ impl Source {
     }
 
     async fn open(stream: &Stream<()>, mark: Mark) -> Result<Self, Error> {
-        let deliver_policy = match mark.sequence > 0 && is_true(stream, mark).await? {
+        let from = match mark.sequence > 0 && is_true(stream, mark).await? {
             true => DeliverPolicy::ByStartSequence {
                 start_sequence: mark.sequence + 1,
             },
@@ -100,24 +105,7 @@ impl Source {
                     .map_err(lost)?,
             },
         };
-        let config = pull::Config {
-            deliver_policy,
-            ack_policy: AckPolicy::None,
-            replay_policy: ReplayPolicy::Instant,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: Duration::from_secs(60),
-            ..pull::Config::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(lost)?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(512)
-            .expires(Duration::from_secs(5))
-            .heartbeat(Duration::from_secs(1))
-            .messages()
-            .await
-            .map_err(lost)?;
+        let messages = tail::start(stream, from, BATCH).await.map_err(Error)?;
         Ok(Self { messages })
     }
 

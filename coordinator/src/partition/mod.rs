@@ -4,9 +4,11 @@
 mod audit;
 mod batch;
 mod cache;
+mod commit;
 mod correlator;
 mod dispatch;
 mod fence;
+mod fold;
 mod outbox;
 mod processor;
 mod reader;

@@ -1,15 +1,17 @@
 //! Reads the log of one partition, in order and without holes.
 //!
-//! The consumer is ephemeral and starts from the position in Redis: no durable consumer's memory is trusted (section
-//! 1.4 of the protocol study lists why). Sequences must be contiguous; a hole, an error or silence drops the reader,
-//! and its owner checks the position again before it makes a new one.
+//! It starts from the position in Redis. Sequences must be contiguous; a hole, an error or silence drops the reader, and
+//! its owner checks the position again before it makes a new one.
 
-use std::time::Duration;
-
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+
+use crate::tail;
+
+/// Entries asked for at a time.
+const BATCH: usize = 1024;
 
 /// A message of the log.
 #[derive(Clone, Debug)]
@@ -49,28 +51,11 @@ pub(crate) struct Reader {
 impl Reader {
     /// Starts after `position`.
     pub(crate) async fn start(stream: &Stream<()>, position: u64) -> Result<Self, Error> {
-        let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: position + 1,
-            },
-            ack_policy: AckPolicy::None,
-            replay_policy: ReplayPolicy::Instant,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: Duration::from_secs(60),
-            ..pull::Config::default()
+        let from = DeliverPolicy::ByStartSequence {
+            start_sequence: position + 1,
         };
-        let consumer = stream.create_consumer(config).await.map_err(lost)?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(1024)
-            .expires(Duration::from_secs(5))
-            .heartbeat(Duration::from_secs(1))
-            .messages()
-            .await
-            .map_err(lost)?;
         Ok(Self {
-            messages,
+            messages: tail::start(stream, from, BATCH).await.map_err(Error::Lost)?,
             next: position + 1,
         })
     }

@@ -111,7 +111,9 @@ impl Activation<'_> {
                 self.call_fleet(run, input, function, arguments.as_ref())
             }
             Action::Inline { arguments, .. } => self.call_inline(run, input, arguments.as_ref()),
-            Action::Builtin { function, with } => self.call_builtin(run, input, function, with),
+            Action::Builtin { function, with } => {
+                self.call_fleet(run, input, &(*function).into(), Some(with))
+            }
             Action::Detached { function, with } => self.detach(run, input, function, with),
             Action::Unsupported(what) => Err(Problem::new(
                 ErrorKind::Configuration,

@@ -23,18 +23,6 @@ impl Activation<'_> {
         self.dispatch(run, input, function.clone(), arguments, late)
     }
 
-    /// A call or process that every worker with that capability can carry out.
-    pub(crate) fn call_builtin(
-        &mut self,
-        run: &Run,
-        input: &Data,
-        function: &str,
-        with: &Template,
-    ) -> Result<Move, Problem> {
-        let (arguments, late) = self.step_arguments(run, input, Some(with))?;
-        self.dispatch(run, input, function.into(), arguments, late)
-    }
-
     pub(crate) fn call_inline(
         &mut self,
         run: &Run,
