@@ -57,6 +57,9 @@ impl Processor {
             }
         }
         self.deliver(folded.effects).await?;
+        for (field, value) in folded.detached {
+            self.dispatcher.detach(field, value, self.suppressed).await;
+        }
         for (field, event) in &folded.told {
             self.dispatcher.tell(field.clone(), event, self.suppressed).await;
         }
@@ -147,12 +150,6 @@ impl Processor {
                     }
                     self.dispatcher.step(&key, *d, self.suppressed).await;
                 }
-                Effect::Detach(d) => {
-                    let value = self.dispatcher.detached(&key, &d).encode();
-                    self.dispatcher
-                        .detach(outbox::detached_field(&d.step), value, self.suppressed)
-                        .await;
-                }
                 Effect::Settle { frame } => self.dispatcher.outbox.settle(&key, frame),
                 Effect::CancelStep { step, worker } if !self.suppressed => {
                     self.dispatcher.cancel(worker.as_deref(), &step).await;
@@ -172,6 +169,7 @@ impl Processor {
                 Effect::Reply { to, body } if !self.suppressed => self.dispatcher.reply(to, &body).await,
                 Effect::CancelStep { .. }
                 | Effect::Reply { .. }
+                | Effect::Detach(_)
                 | Effect::Listen { .. }
                 | Effect::Unlisten { .. } => {}
             }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
 use millrace_common::{
     CloudEvent, InstanceKey, RawJson, Record, RecordBody, ScheduleRecord, StepOutcome, StepResult, limits,
     wire,
@@ -40,6 +41,8 @@ pub(crate) struct Folded {
     /// Results that counted, for spans and metrics.
     pub(super) results: Vec<(InstanceKey, StepResult)>,
     pub(super) schedules: schedules::Changed,
+    /// Detached steps as the outbox keeps them.
+    pub(super) detached: Vec<(String, Bytes)>,
     /// Lifecycle events, with their fields in the outbox.
     pub(super) told: Vec<(String, CloudEvent)>,
     /// Who begins to listen, changes what it wants, or listens no more.
@@ -336,7 +339,9 @@ impl Processor {
                 }
                 Effect::Detach(d) => {
                     let value = self.dispatcher.detached(key, d).encode();
-                    folded.batch.outbox(outbox::detached_field(&d.step), Some(value));
+                    let field = outbox::detached_field(&d.step);
+                    folded.batch.outbox(field.clone(), Some(value.clone()));
+                    folded.detached.push((field, value));
                 }
                 Effect::Settle { frame } => folded.batch.outbox(outbox::step_field(key, *frame), None),
                 Effect::StartTimer { timer, due_ms } => folded.batch.timer(key, *timer, Some(*due_ms)),
