@@ -18,7 +18,7 @@ dev: ## keep a whole stack up until Ctrl-C
 bench: ## build as shipped and measure
 	@tools/bench $(ARGS)
 
-lint: ## run the checks that need no server: format, words, arrows, clippy
+lint: ## run the checks that need no server: words, codes, links, format, arrows, clippy
 	@tools/lint $(ARGS)
 
 fault: ## run the fault tests: kill and freeze everything under load

@@ -113,8 +113,19 @@ impl Command {
             }
             Self::Worker(args) => args.command.as_ref().map(WorkerCommand::read),
             Self::Queue(command) => Some(command.read()),
+            Self::Schedule(command) => Some(command.read()),
             Self::Event(EventCommand::Send { read, .. }) => Some(read),
-            _ => None,
+            // All the rest by name, so that a new command with an `-o` is not forgotten here.
+            Self::Dev(_)
+            | Self::Run(_)
+            | Self::Validate(_)
+            | Self::Apply(_)
+            | Self::Coordinator
+            | Self::Demo(_)
+            | Self::Completion { .. }
+            | Self::Agent(_)
+            | Self::Dlq(_)
+            | Self::Exec(_) => None,
         };
         read.map_or(Format::Table, |read| read.output)
     }
@@ -471,7 +482,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// The definition that is run.
-    #[arg(long, default_value = "examples/order-flaky.yaml")]
-    pub(crate) file: PathBuf,
+    /// The definition that is run; without it the program's own copy of examples/order-flaky.yaml.
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
 }

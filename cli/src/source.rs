@@ -25,7 +25,11 @@ pub(crate) struct Checked {
 
 /// Reads and checks a file. Warnings go to stderr.
 pub(crate) fn read(path: &Path) -> Outcome<Checked> {
-    let text = read_text(path)?;
+    checked(path, read_text(path)?)
+}
+
+/// Checks a text; the path is only told.
+pub(crate) fn checked(path: &Path, text: String) -> Outcome<Checked> {
     let (document, faults) = check(&text);
     let style = Style::stderr();
     let report = render(&path.display().to_string(), &faults, style);

@@ -142,6 +142,8 @@ fn problem(status: u16, code: &str) -> Act {
 
 #[test]
 fn what_the_api_refuses_is_2_or_5_or_6_with_the_problem_as_json_when_asked_for() {
+    let scratch = Scratch::new("exit-refused");
+    let event = scratch.file("event.json", "{}");
     for (status, code, exit) in [
         (400, "invalidRequest", 2),
         (401, "unauthorized", 2),
@@ -158,6 +160,10 @@ fn what_the_api_refuses_is_2_or_5_or_6_with_the_problem_as_json_when_asked_for()
         for args in [
             &["instance", "get", "a"][..],
             &["instance", "cancel", "a"],
+            &["definition", "list"],
+            &["schedule", "get", "a"],
+            &["schedule", "list"],
+            &["event", "send", event.to_str().unwrap()],
             &["status"],
             &["worker", "list"],
             &["queue", "list"],

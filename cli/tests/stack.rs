@@ -105,6 +105,48 @@ fn a_signal_at_any_phase_of_the_demo_leaves_nothing() {
 }
 
 #[test]
+fn the_demo_runs_in_any_directory() {
+    let scratch = Scratch::new("demo-elsewhere");
+    let (code, stdout, stderr) = ran(millrace().current_dir(scratch.path()).arg("demo"));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(
+        stderr.contains("running examples/order-flaky.yaml") && stdout.starts_with('{'),
+        "{stdout}{stderr}"
+    );
+}
+
+#[test]
+fn a_stack_whose_own_coordinator_ends_says_so() {
+    let scratch = Scratch::new("own");
+    let file = scratch.file("long.yaml", LONG);
+    let file = file.to_str().unwrap();
+    for (name, args) in [
+        ("own-run", ["run", "--local", file]),
+        ("own-demo", ["demo", "--file", file]),
+    ] {
+        let mut run = Beside::start(name, &args);
+        let is_running = || run.said().contains("starting ") && run.said().contains("nap ");
+        eventually("an instance runs", PATIENT, is_running);
+        let children = children_of(run.process.id());
+        let is_coordinator = |(_, name): &&(i32, String)| name.starts_with("millrace-coordi");
+        let (pid, _) = children.iter().find(is_coordinator).unwrap();
+        kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+        let mut status = None;
+        eventually("it ends", PATIENT, || {
+            status = run.process.try_wait().unwrap();
+            status.is_some()
+        });
+        let said = run.said();
+        assert_eq!(status.and_then(|s| s.code()), Some(5), "{name}: {said}");
+        assert!(
+            said.contains("this command's own coordinator ended with signal: 9")
+                && !said.contains("MILLRACE_URL"),
+            "{name}: {said}"
+        );
+    }
+}
+
+#[test]
 fn children_die_with_a_killed_dev() {
     let mut dev = Dev::start("killed", &["--ephemeral", "--workers", "2"]);
     let children = dev.children();

@@ -24,9 +24,20 @@ pub struct CloudEvent {
     pub raw: RawJson,
 }
 
+/// What a sender can do about a [`Fault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The event breaks a rule of CloudEvents or a bound that is not of its size: write it otherwise.
+    Invalid,
+    /// The event has too many bytes: send less.
+    TooLarge,
+}
+
 /// Why something is not an event. The same bytes fail again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// Of what kind it is.
+    pub kind: FaultKind,
     /// The attribute that is wrong; `None`: the event as a whole.
     pub attribute: Option<String>,
     /// What is wrong with it.
@@ -45,8 +56,10 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 impl Fault {
-    fn of(attribute: &str, text: impl Into<String>) -> Self {
+    /// An attribute that is wrong.
+    pub fn of(attribute: &str, text: impl Into<String>) -> Self {
         Self {
+            kind: FaultKind::Invalid,
             attribute: Some(attribute.to_owned()),
             text: text.into(),
         }
@@ -54,6 +67,7 @@ impl Fault {
 
     fn whole(text: impl Into<String>) -> Self {
         Self {
+            kind: FaultKind::Invalid,
             attribute: None,
             text: text.into(),
         }
@@ -211,7 +225,10 @@ pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
 
 fn too_large(bytes: usize) -> Fault {
     let max = limits::EVENT_BYTES_MAX;
-    Fault::whole(format!("the event has {bytes} bytes, at most {max} are allowed"))
+    Fault {
+        kind: FaultKind::TooLarge,
+        ..Fault::whole(format!("the event has {bytes} bytes, at most {max} are allowed"))
+    }
 }
 
 /// Nesting is bounded before anything is built. A batch adds a level around the event, an event one around its data.

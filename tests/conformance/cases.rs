@@ -10,7 +10,7 @@ use millrace_tests::{Client, yaml};
 use serde_json::{Map, Value, json};
 
 use crate::kit::task_starts;
-use crate::{World, world};
+use crate::{World, rows, world};
 
 /// Cases run at the same time: the stack is real, and so is the machine.
 const AT_A_TIME: usize = 8;
@@ -304,6 +304,11 @@ impl Case {
         ensure!(
             self.text["name"].is_string() && self.text["rule"].is_string(),
             "name and rule are needed"
+        );
+        let unknown = rows::unknown(self.rule())?;
+        ensure!(
+            unknown.is_empty(),
+            "rules that are no rows of tests/conformance/rows.yaml: {unknown:?}"
         );
         ensure!(self.can_fail(), "`expect` says nothing that could be otherwise");
         Ok(())

@@ -14,6 +14,16 @@ use crate::{World, skipped, world};
 /// Examples of 1.0.3 and of what was added since, and the blocks of the use cases that are YAML.
 const EXAMPLES_MIN: usize = 68;
 
+/// What this build refuses as not executed yet: a name more or less is a change that somebody means.
+const REFUSED: [&str; 6] = [
+    "call-asyncapi-subscribe-consume-forever-foreach",
+    "schedule-event-driven",
+    "set-expression",
+    "set",
+    "use case managing-ev-charging-stations",
+    "use case managing-github-issues",
+];
+
 /// A definition of the specification.
 pub(crate) struct Example {
     name: String,
@@ -56,6 +66,15 @@ async fn every_example_is_accepted_and_runs_to_its_end() -> anyhow::Result<()> {
         })
         .collect();
     ensure!(failed.is_empty(), "examples failed:\n{}", failed.join("\n"));
+    let refused: Vec<&str> = outcomes
+        .iter()
+        .filter(|(_, outcome)| matches!(outcome, Outcome::NotSupportedYet))
+        .map(|(example, _)| example.name.as_str())
+        .collect();
+    ensure!(
+        refused == REFUSED,
+        "refused as not supported yet: {refused:?}, expected {REFUSED:?}"
+    );
     let names: Vec<&str> = examples.iter().map(|e| e.name.as_str()).collect();
     let unknown: Vec<_> = ends()
         .into_iter()
@@ -141,14 +160,14 @@ pub(crate) async fn outcomes<'e>(world: &World, examples: &'e [Example]) -> Vec<
 async fn play(client: &Client, number: usize, example: &Example) -> anyhow::Result<Outcome> {
     let definition = renamed(&example.text, number)?;
     let applied = client.try_apply(&definition).await?;
-    if applied.status == 422 {
-        return refused(&applied.body);
-    }
-    ensure!(matches!(applied.status, 200 | 201), "refused: {}", applied.body);
     let ends: Vec<End> = ends()
         .into_iter()
         .filter(|end| end.name == example.name)
         .collect();
+    if applied.status == 422 && ends.is_empty() {
+        return refused(&applied.body);
+    }
+    ensure!(matches!(applied.status, 200 | 201), "refused: {}", applied.body);
     if ends.is_empty() {
         return Ok(Outcome::Accepted);
     }

@@ -65,7 +65,6 @@ fn page(parts: &[Part], outcomes: &Outcomes<'_>, outside: &str) -> String {
     for part in parts {
         add_part(&mut text, part, &shown);
     }
-    add_others(&mut text, parts, outcomes);
     text + "\n" + OUTSIDE + outside
 }
 
@@ -117,19 +116,6 @@ fn links(cases: &[(&Case, bool)]) -> String {
         format!("[{name}](../tests/cases/{name}.yaml){failed}")
     };
     cases.iter().map(link).collect::<Vec<_>>().join(", ")
-}
-
-/// Cases whose rule is no row: nothing is left out.
-fn add_others(text: &mut String, parts: &[Part], outcomes: &Outcomes<'_>) {
-    let is_row = |rule: &str| parts.iter().flat_map(|p| &p.rows).any(|row| row.rule == rule);
-    let others: Outcomes<'_> = outcomes
-        .iter()
-        .filter(|(case, _)| !rows::rules(case.rule()).any(is_row))
-        .copied()
-        .collect();
-    if !others.is_empty() {
-        *text += &format!("\n## Beside the table\n\n{}\n", links(&others));
-    }
 }
 
 /// What the kit and the examples show; `None` when the specification is not here.

@@ -1,5 +1,8 @@
 //! `rows.yaml`: the language row by row, and which cases show which row.
 
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
 use anyhow::{Context, ensure};
 use millrace_tests::yaml;
 use serde_json::Value;
@@ -56,6 +59,26 @@ fn part(value: &Value) -> anyhow::Result<Part> {
         is_ours: value["ours"] == true,
         rows: rows.collect::<anyhow::Result<_>>()?,
     })
+}
+
+/// Every rule of the table.
+fn known() -> anyhow::Result<&'static BTreeSet<String>> {
+    static KNOWN: OnceLock<BTreeSet<String>> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known);
+    }
+    let rules = read()?.into_iter().flat_map(|part| part.rows).map(|row| row.rule);
+    let rules = rules.collect();
+    Ok(KNOWN.get_or_init(|| rules))
+}
+
+/// The rules of a case that are no rows; a case that names none at all has an empty one.
+pub(crate) fn unknown(text: &str) -> anyhow::Result<Vec<&str>> {
+    let known = known()?;
+    match rules(text).next() {
+        None => Ok(vec![text]),
+        Some(_) => Ok(rules(text).filter(|rule| !known.contains(*rule)).collect()),
+    }
 }
 
 /// The rules that a case names: `section 1.3 for; decision 12`.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use millrace_tests::ledger::{Entry, What};
 use serde_json::{Value, json};
 
 use crate::STEPS;
-use crate::ledger::{Entry, What};
 
 /// An instance that was accepted.
 #[derive(Clone, Debug)]

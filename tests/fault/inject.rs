@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use millrace_tests::ledger::{self, Entry, What};
 use millrace_tests::{Client, Process, Stack, eventually_within};
 use serde_json::Value;
 
-use crate::ledger::{self, Entry, What};
 use crate::report::Figures;
 use crate::schedule::{Fault, Planned, Target};
 use crate::{LEASE_TTL, STEP_TAKE_OVER_MAX, TAKE_OVER_MAX};

@@ -7,7 +7,6 @@
 
 mod check;
 mod inject;
-mod ledger;
 mod load;
 mod report;
 mod schedule;
@@ -20,9 +19,9 @@ use std::time::Duration;
 use anyhow::Context;
 use check::Seen;
 use inject::Injector;
-use ledger::What;
 use load::Started;
 use millrace_common::{PartitionId, names};
+use millrace_tests::ledger::{self, What};
 use millrace_tests::{Client, Rng, Stack, eventually_within};
 use report::Figures;
 

@@ -162,7 +162,7 @@ async fn moved(stack: &Stack, before: &Owner, begun: Instant) -> anyhow::Result<
     .await
 }
 
-/// Runs an instance that partition 0 owns.
+/// An id that partition 0 owns.
 fn id_in_partition_0(name: &str) -> anyhow::Result<String> {
     let in_0 = |id: &String| InstanceKey::new("default", id).is_ok_and(|key| partition_of(&key, 2).0 == 0);
     (0..)
@@ -171,6 +171,7 @@ fn id_in_partition_0(name: &str) -> anyhow::Result<String> {
         .context("half of all ids")
 }
 
+/// Runs an instance that partition 0 owns.
 async fn run_in_partition_0(client: &Client, definition: &Value, name: &str) -> anyhow::Result<()> {
     let id = id_in_partition_0(name)?;
     client.start_as(&id, definition, json!({})).await?;

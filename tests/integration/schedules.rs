@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use millrace_common::{InstanceKey, partition_of};
+use millrace_dsl::calendar::moment;
 use millrace_tests::{Client, Stack, eventually, eventually_within};
 use serde_json::{Value, json};
 
@@ -68,28 +69,7 @@ async fn command(client: &Client, name: &str, action: &str, body: &Value) -> any
 /// RFC 3339 in UTC to Unix ms.
 fn ms(text: &Value) -> anyhow::Result<i64> {
     let text = text.as_str().context("no time")?;
-    unix_ms(text).with_context(|| format!("{text} is no time"))
-}
-
-fn unix_ms(text: &str) -> Option<i64> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let mut date = date.split('-').map(|n| n.parse::<i64>());
-    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
-    // Days of the Gregorian calendar, with years that begin in March.
-    let (y, m) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    let mut time = time.split(':');
-    let (hour, minute) = (
-        time.next()?.parse::<i64>().ok()?,
-        time.next()?.parse::<i64>().ok()?,
-    );
-    let (second, milli) = time.next()?.split_once('.')?;
-    let seconds = hour * 3_600 + minute * 60 + second.parse::<i64>().ok()?;
-    Some(days * 86_400_000 + seconds * 1_000 + milli.parse::<i64>().ok()?)
+    moment(text).with_context(|| format!("{text} is no time"))
 }
 
 #[tokio::test]

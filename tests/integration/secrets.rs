@@ -1,6 +1,7 @@
 //! No secret is stored, sent, logged or told: a run uses secrets in every way, and afterwards everything that the servers
 //! and processes kept is searched for them.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,6 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use millrace_tests::{Stack, Stub, authority, eventually};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::definition;
 
@@ -119,12 +119,6 @@ fn defined(name: &str, tasks: &str) -> String {
 
 /// Services compare hashes: the definition holds none of the secrets either.
 fn tasks() -> String {
-    let hash = |text: &str| {
-        Sha256::digest(text.as_bytes())
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>()
-    };
     let basic = format!("Basic {}", STANDARD.encode(format!("ann:{PASSWORD}")));
     let get = "call: http\n    with:\n      method: get\n";
     let keep = |name: &str, value: &str| format!("    export: {{as: '$context + {{{name}: {value}}}'}}\n");
@@ -141,12 +135,12 @@ fn tasks() -> String {
     let mut tasks = String::new();
     tasks += &format!(
         "- header:\n    {get}      endpoint: http://stub.test/own/hash/x-key/{}\n      headers: {{X-Key: '${{ $secrets.key }}'}}\n{}",
-        hash(KEY),
+        authority::hex(KEY),
         keep("header", ".granted")
     );
     tasks += &format!(
         "- basic:\n    {get}      endpoint: {{uri: 'http://stub.test/own/hash/authorization/{}', authentication: {{basic: {{use: login}}}}}}\n{}",
-        hash(&basic),
+        authority::hex(&basic),
         keep("basic", ".granted")
     );
     tasks += &format!(
@@ -275,10 +269,13 @@ fn files(dir: &Path, kept: &mut Vec<(&'static str, Vec<u8>)>) -> anyhow::Result<
         let path = entry?.path();
         if path.is_dir() {
             files(&path, kept)?;
-        } else if path.is_file()
-            && let Ok(bytes) = std::fs::read(&path)
-        {
-            kept.push(("a file", bytes));
+        } else if path.is_file() {
+            match std::fs::read(&path) {
+                Ok(bytes) => kept.push(("a file", bytes)),
+                // The servers run on and replace their files.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e).with_context(|| path.display().to_string()),
+            }
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! One trace tells a whole run: the caller's span, the run, each attempt, the worker's part, the HTTP call below it.
 
 use anyhow::{Context, ensure};
-use millrace_tests::eventually;
 use millrace_tests::traces::Span;
+use millrace_tests::{Stack, eventually};
 use serde_json::json;
 
 use crate::definition;
@@ -96,8 +96,9 @@ const MOVED: [&str; 19] = [
 
 #[tokio::test]
 async fn metrics_move_when_work_is_done() -> anyhow::Result<()> {
-    let world = crate::world().await?;
-    let client = world.stack.client();
+    // Of its own: on a shared one others move them.
+    let stack = Stack::builder().start().await?;
+    let client = stack.client();
     let tasks = "- t:\n    try:\n    - a: {call: 'flaky:1.0.0@default', with: {failures: 1}}\n    \
                  catch: {retry: {delay: {milliseconds: 10}, limit: {attempt: {count: 2}}}}\n\
                  - w: {wait: PT1H}";

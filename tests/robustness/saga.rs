@@ -2,12 +2,13 @@
 //! whatever is killed between any two of them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use millrace_tests::ledger::{self, Entry, What};
 use millrace_tests::{Stack, eventually_within};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const SAGA: &str = "document: { dsl: 1.0.3, namespace: default, name: saga, version: 1.0.0, metadata: { millrace: { saga: true } } }
 use:
@@ -23,24 +24,25 @@ do:
 ";
 
 /// Entries of the ledger about an instance, in order.
-fn entries(ledger: &Path, id: &str) -> anyhow::Result<Vec<Value>> {
-    let text = std::fs::read_to_string(ledger)?;
-    let all = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    Ok(all.filter(|e| e["instance"] == id).collect())
+fn entries(ledger: &Path, id: &str) -> anyhow::Result<Vec<Entry>> {
+    let mut entries = ledger::read(ledger)?;
+    entries.retain(|e| e.instance == id);
+    Ok(entries)
 }
 
 /// Kills the coordinator, and the worker that wrote an entry, as soon as it is there.
-async fn kill_at(stack: &Stack, ledger: &Path, id: &str, what: &str, step: u64) -> anyhow::Result<()> {
+async fn kill_at(stack: &Stack, ledger: &Path, id: &str, what: What, step: u32) -> anyhow::Result<()> {
     let found = async || {
-        let all = entries(ledger, id).ok()?;
-        all.into_iter().find(|e| e["what"] == what && e["step"] == step)
+        let found = entries(ledger, id).map(|all| all.into_iter().find(|e| (e.what, e.step) == (what, step)));
+        found.transpose()
     };
-    let text = format!("the ledger says {what} of {step}");
-    let entry = eventually_within(Duration::from_secs(60), &text, found).await?;
+    let text = format!("the ledger says {what:?} of {step}");
+    // A ledger that cannot be read ends the wait too.
+    let entry = eventually_within(Duration::from_secs(60), &text, found).await??;
     let worker = stack
         .workers
         .iter()
-        .find(|w| entry["worker"] == w.name())
+        .find(|w| entry.worker == w.name())
         .context("a worker of the stack wrote it")?;
     for process in [&stack.coordinators[0], worker] {
         process.kill9();
@@ -53,9 +55,8 @@ async fn kill_at(stack: &Stack, ledger: &Path, id: &str, what: &str, step: u64) 
 
 #[tokio::test]
 async fn completed_steps_are_undone_in_reverse_whatever_is_killed_between() -> anyhow::Result<()> {
-    let ledger: PathBuf =
-        std::env::temp_dir().join(format!("millrace-test-{}-saga.ledger", std::process::id()));
-    std::fs::write(&ledger, "")?;
+    let kept = ledger::Kept::new("saga")?;
+    let ledger = kept.path();
     let stack = Stack::builder()
         .workers(2)
         .worker_program("ledger-worker")
@@ -68,19 +69,19 @@ async fn completed_steps_are_undone_in_reverse_whatever_is_killed_between() -> a
     let definition = client.apply(SAGA).await?;
     // Before the first compensation, within each, and between any two.
     let kills = [
-        ("end", 4),
-        ("begin", 104),
-        ("end", 104),
-        ("begin", 103),
-        ("end", 103),
-        ("end", 102),
-        ("begin", 101),
-        ("end", 101),
+        (What::End, 4),
+        (What::Begin, 104),
+        (What::End, 104),
+        (What::Begin, 103),
+        (What::End, 103),
+        (What::End, 102),
+        (What::Begin, 101),
+        (What::End, 101),
     ];
     for (what, step) in kills {
-        let id = format!("saga-{what}-{step}");
+        let id = format!("saga-{what:?}-{step}").to_lowercase();
         client.start_new(&id, &definition, json!({})).await?;
-        kill_at(&stack, &ledger, &id, what, step).await?;
+        kill_at(&stack, ledger, &id, what, step).await?;
         let view = client.wait(&id).await?;
         ensure!(view["status"] == "faulted", "{id}: {view}");
         ensure!(
@@ -98,11 +99,12 @@ async fn completed_steps_are_undone_in_reverse_whatever_is_killed_between() -> a
             .filter_map(|e| e["name"].as_str())
             .collect();
         ensure!(undone == ["d", "c", "b", "a"], "{id}: {undone:?}");
-        let mut begun: Vec<u64> = Vec::new();
-        let mut keys: BTreeMap<u64, String> = BTreeMap::new();
-        for entry in entries(&ledger, &id)?.iter().filter(|e| e["what"] == "begin") {
-            let step = entry["step"].as_u64().context("a step")?;
-            let key = entry["key"].as_str().context("a key")?.to_owned();
+        let mut begun: Vec<u32> = Vec::new();
+        let mut keys: BTreeMap<u32, String> = BTreeMap::new();
+        for Entry { step, key, .. } in entries(ledger, &id)?
+            .into_iter()
+            .filter(|e| e.what == What::Begin)
+        {
             ensure!(
                 keys.entry(step).or_insert_with(|| key.clone()) == &key,
                 "{id}: step {step} ran under two keys"
@@ -113,6 +115,5 @@ async fn completed_steps_are_undone_in_reverse_whatever_is_killed_between() -> a
         }
         ensure!(begun == [1, 2, 3, 4, 104, 103, 102, 101], "{id}: {begun:?}");
     }
-    std::fs::remove_file(&ledger)?;
     Ok(())
 }

@@ -86,7 +86,7 @@ pub(crate) fn hash(headers: &HeaderMap, name: &str, hash: &str) -> Response {
 }
 
 /// SHA-256, hexadecimal.
-fn hex(text: &str) -> String {
+pub fn hex(text: &str) -> String {
     Sha256::digest(text.as_bytes())
         .iter()
         .map(|b| format!("{b:02x}"))

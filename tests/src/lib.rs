@@ -8,6 +8,7 @@
 //! - [`eventually`] waits for a condition with a deadline. Nothing in a test sleeps, except where the sleep is the
 //!   fault.
 //! - [`Rng`] draws from a printed seed, so a failure can be had again.
+//! - [`ledger`] reads what `ledger-worker` wrote down, outside of what is tested.
 //! - [`Stub`] is the outside world: the HTTP services that workflows call, and a receiver of traces.
 //! - [`yaml`] reads the files that say what is expected.
 
@@ -15,6 +16,7 @@ pub mod authority;
 mod binaries;
 mod client;
 mod leash;
+pub mod ledger;
 mod ports;
 mod process;
 mod seed;

@@ -1,5 +1,5 @@
 //! What one `noop` step costs the worker: CPU time of the worker's process by the number of steps, in a closed loop with
-//! a fixed number of steps in flight. `cargo bench -p millrace-worker`; `STEPS`, `IN_FLIGHT` and `SLOTS` change the run.
+//! a fixed number of steps in flight. `cargo bench --workspace --bench noop`; `STEPS`, `IN_FLIGHT` and `SLOTS` change the run.
 //!
 //! The coordinator's side is as thin as it can be: it sends the next step when a result arrives.
 

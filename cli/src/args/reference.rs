@@ -4,20 +4,20 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
 
-const HEAD: &str = "# Commands\n\n<!-- Generated: MILLRACE_WRITE_DOCS=1 cargo test -p millrace command_reference -->\n\n\
+const HEAD: &str = "# Commands\n\n<!-- Generated: MILLRACE_WRITE_DOCS=1 cargo test --workspace --bins command_reference -->\n\n\
                     What `--help` says, in one page. Arguments of every command come first.\n";
 
 #[test]
 fn the_command_reference_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
     let wanted = render();
-    if std::env::var_os("MILLRACE_WRITE_DOCS").is_some() {
+    if std::env::var("MILLRACE_WRITE_DOCS").is_ok_and(|set| set == "1") {
         std::fs::write(path, &wanted).unwrap();
     }
     let found = std::fs::read_to_string(path).unwrap();
     assert!(
         found == wanted,
-        "docs/reference/cli.md is not what the command says; run MILLRACE_WRITE_DOCS=1 cargo test -p millrace command_reference"
+        "docs/reference/cli.md is not what the command says; run MILLRACE_WRITE_DOCS=1 cargo test --workspace --bins command_reference"
     );
 }
 

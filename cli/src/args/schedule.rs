@@ -51,6 +51,19 @@ pub(crate) enum ScheduleCommand {
     },
 }
 
+impl ScheduleCommand {
+    pub(super) const fn read(&self) -> &ReadArgs {
+        match self {
+            Self::List { read, .. } => read,
+            Self::Get(schedule)
+            | Self::Resume(schedule)
+            | Self::Pause { schedule, .. }
+            | Self::Trigger { schedule, .. }
+            | Self::Backfill { schedule, .. } => &schedule.read,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ScheduleArgs {
     /// Name of the definition.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,10 +20,14 @@ use crate::follow::{History, Target, is_ended};
 use crate::limit::Limit;
 use crate::output::{print, text};
 use crate::source;
-use crate::stack::{Dir, Plan, Stack, tell_processes};
+use crate::stack::child::Child;
+use crate::stack::{Dir, Plan, Stack, tell_processes, while_served};
 use crate::stop::Stop;
 use crate::terminal::Style;
 
+/// What is run unless told otherwise: shown by its name, and here wherever the command is run.
+const FILE: &str = "examples/order-flaky.yaml";
+const TEXT: &str = include_str!("../../../examples/order-flaky.yaml");
 /// Silence after which a step goes to another worker: short, so that nobody waits long.
 const ACK_WAIT: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,7 +45,11 @@ struct Kill {
 
 pub(super) async fn run(args: &DemoArgs) -> Outcome {
     let style = Style::stderr();
-    let source = source::read(&args.file)?;
+    let file = args.file.as_deref().unwrap_or_else(|| Path::new(FILE));
+    let source = match args.file {
+        Some(_) => source::read(file)?,
+        None => source::checked(file, TEXT.to_owned())?,
+    };
     eprintln!(
         "{}",
         style.bold("starting nats-server, redis-server, a coordinator and two workers")
@@ -56,7 +65,9 @@ pub(super) async fn run(args: &DemoArgs) -> Outcome {
     let mut slot = None;
     let telling = async {
         let stack = slot.insert(Stack::start(&plan, Dir::temporary()?).await?);
-        tell(stack, args, &source).await
+        let client = stack.client()?;
+        let telling = tell(&mut stack.workers, &client, file, &source);
+        while_served(&mut stack.coordinator, telling).await
     };
     let told = tokio::select! {
         told = telling => told,
@@ -68,18 +79,18 @@ pub(super) async fn run(args: &DemoArgs) -> Outcome {
     told
 }
 
-async fn tell(stack: &mut Stack, args: &DemoArgs, source: &source::Checked) -> Outcome {
-    let (style, client, limit) = (Style::stderr(), stack.client()?, Limit::after(None));
-    apply::apply(&client, &limit, &args.file, source).await?;
+async fn tell(workers: &mut [Child], client: &Client, file: &Path, source: &source::Checked) -> Outcome {
+    let (style, limit) = (Style::stderr(), Limit::after(None));
+    apply::apply(client, &limit, file, source).await?;
     let order = Order {
         id: start::new_id(),
         definition: json!({"namespace": source.namespace, "name": source.name, "version": source.version}),
         input: Value::Null,
         labels: json!({}),
     };
-    eprintln!("{} {}", style.bold("running"), args.file.display());
-    let started = start::start(&client, &limit, &order).await?;
-    let (view, entries, kill) = watch(stack, &client, &started.target).await?;
+    eprintln!("{} {}", style.bold("running"), file.display());
+    let started = start::start(client, &limit, &order).await?;
+    let (view, entries, kill) = watch(workers, client, &started.target).await?;
     let findings = findings(&view, &entries, kill.as_ref());
     eprintln!("{}", style.bold("what was seen"));
     for finding in &findings {
@@ -101,7 +112,7 @@ async fn tell(stack: &mut Stack, args: &DemoArgs, source: &source::Checked) -> O
 
 /// Shows the history as it grows, and kills the worker of the first step that runs long.
 async fn watch(
-    stack: &mut Stack,
+    workers: &mut [Child],
     client: &Client,
     target: &Target,
 ) -> Outcome<(Value, Vec<Value>, Option<Kill>)> {
@@ -118,7 +129,7 @@ async fn watch(
                 .map_or_else(|| entry::base_ms(&new), entry::base_ms);
             eprintln!("{}", entry::line(&new, base, Style::stderr()));
             if killed.is_none() && new["type"] == "task.started" {
-                killed = kill(stack, &new).await?;
+                killed = kill(workers, &new).await?;
             }
             entries.push(new);
         }
@@ -136,9 +147,9 @@ async fn watch(
 }
 
 /// Kills exactly the worker that an entry names.
-async fn kill(stack: &mut Stack, entry: &Value) -> Outcome<Option<Kill>> {
+async fn kill(workers: &mut [Child], entry: &Value) -> Outcome<Option<Kill>> {
     let (worker, task) = (text(entry, "/worker"), text(entry, "/name"));
-    let Some(child) = stack.workers.iter_mut().find(|w| w.name() == worker) else {
+    let Some(child) = workers.iter_mut().find(|w| w.name() == worker) else {
         return Ok(None);
     };
     let Some(pid) = child.pid() else { return Ok(None) };

@@ -13,7 +13,7 @@ use crate::follow;
 use crate::input::read_input;
 use crate::limit::Limit;
 use crate::source::{self, Checked};
-use crate::stack::{Dir, Plan, Stack, tell_processes};
+use crate::stack::{Dir, Plan, Stack, tell_processes, while_served};
 use crate::stop::Stop;
 
 /// What is run.
@@ -70,7 +70,8 @@ impl Job {
         let starting = async { Stack::start(&plan, Dir::temporary()?).await };
         let started = self.limit.cover(|| "the stack was not ready".into(), starting);
         let stack = slot.insert(started.await?);
-        self.execute(&stack.client()?).await
+        let client = stack.client()?;
+        while_served(&mut stack.coordinator, self.execute(&client)).await
     }
 
     async fn execute(&self, client: &Client) -> Outcome<Value> {

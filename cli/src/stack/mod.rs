@@ -23,6 +23,8 @@ use programs::Programs;
 const TRIES: usize = 3;
 /// Time for each process to come up.
 const READY: Duration = Duration::from_secs(30);
+/// The kernel tells of the end of a process a moment after its connections broke.
+const TOLD: Duration = Duration::from_secs(1);
 /// Time for workers and coordinator to hand over and end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Time for a server to write its data and end.
@@ -169,6 +171,37 @@ impl Stack {
             child.end_within(CLOSE).await;
         }
     }
+}
+
+/// Does something that needs the coordinator of a stack; stops when that ends, and says so: no advice about another one
+/// helps then.
+pub(crate) async fn while_served<T>(
+    coordinator: &mut Child,
+    doing: impl Future<Output = Outcome<T>>,
+) -> Outcome<T> {
+    let done = tokio::select! {
+        done = doing => done,
+        failure = lost(coordinator) => return Err(failure),
+    };
+    match done {
+        Err(failure) if failure.exit == Exit::Unreachable => {
+            let lost = tokio::time::timeout(TOLD, lost(coordinator)).await;
+            Err(lost.unwrap_or(Failure {
+                hint: None,
+                ..failure
+            }))
+        }
+        done => done,
+    }
+}
+
+async fn lost(coordinator: &mut Child) -> Failure {
+    let how = match coordinator.ended().await {
+        Ok(status) => format!("ended with {status}"),
+        Err(e) => format!("cannot be watched: {e}"),
+    };
+    let message = format!("this command's own coordinator {how}");
+    Failure::new(Exit::Unreachable, message).report(coordinator.log_tail())
 }
 
 async fn start_nats(programs: &Programs, dir: &Path) -> Outcome<(Child, String)> {

@@ -1,6 +1,5 @@
 //! Bytes from outside: the corpus is replayed in every run, and a mutator that knows the languages' words makes more of
-//! it. No panic, no hang. `tools/fuzz` runs the mutator for long, and a coverage-guided fuzzer where it can be built
-//! (`fuzz/`).
+//! it. No panic, no hang. `tools/fuzz mutate` runs the mutator for long.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! What a confirmed message costs its sender: a future each, a tag each, and a tag with `Nats-Expected-Stream`.
-//! `cargo bench -p millrace-runtime`.
+//! `cargo bench --workspace --bench publish`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Prints the table of all variables: `cargo run -q -p millrace-runtime --example config_reference`.
+//! Prints the table of all variables: `cargo run -q --example config_reference`.
 
 #[expect(clippy::print_stdout, reason = "printing is what it is for")]
 fn main() {

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use futures_util::future::join_all;
-use millrace_common::event::Fault;
+use millrace_common::event::{Fault, FaultKind};
 use millrace_common::{CloudEvent, limits};
 use millrace_runtime::nats::PublishError;
 use serde_json::json;
@@ -78,9 +78,8 @@ fn attributes(headers: &HeaderMap) -> ApiResult<Vec<(String, String)>> {
         if let Some(attribute) = named(name.as_str()) {
             let text = value.to_str().ok().and_then(decoded);
             let text = text.ok_or_else(|| {
-                let text = "is not a text in printable ASCII with percent-encoding".to_owned();
-                let attribute = Some(attribute.clone());
-                invalid(None, Fault { attribute, text })
+                let text = "is not a text in printable ASCII with percent-encoding";
+                invalid(None, Fault::of(&attribute, text))
             })?;
             found.push((attribute, text));
         }
@@ -132,9 +131,9 @@ fn invalid(at: Option<usize>, fault: Fault) -> ApiError {
     let place = at
         .map(|at| format!("event {at} of the batch: "))
         .unwrap_or_default();
-    let code = match fault.attribute {
-        None if fault.text.contains("at most") && fault.text.contains("bytes") => Code::TooLarge,
-        _ => Code::InvalidRequest,
+    let code = match fault.kind {
+        FaultKind::TooLarge => Code::TooLarge,
+        FaultKind::Invalid => Code::InvalidRequest,
     };
     let mut error = ApiError::new(code, format!("{place}{fault}"));
     if let Some(at) = at {
@@ -157,19 +156,24 @@ fn not_stored(e: &PublishError, events: usize) -> ApiError {
     let code = match e {
         PublishError::Full(_) => Code::Overloaded,
         PublishError::Unknown | PublishError::Closed => Code::OutcomeUnknown,
-        PublishError::Unavailable(_)
-        | PublishError::Oversize(_)
-        | PublishError::WrongLastSequence(_)
-        | PublishError::Other { .. } => Code::Unavailable,
+        PublishError::Oversize(_) => Code::TooLarge,
+        PublishError::Unavailable(_) | PublishError::WrongLastSequence(_) | PublishError::Other { .. } => {
+            Code::Unavailable
+        }
     };
     let what = match (code, events) {
         (Code::OutcomeUnknown, _) => "it is not known whether everything is stored",
         (_, 1) => "the event is not stored",
         _ => "not all events are stored",
     };
-    ApiError::new(code, format!("{what}: {e}"))
-        .hint("repeat the request: an event with the same source and id is stored once")
-        .retry_after(1)
+    let error = ApiError::new(code, format!("{what}: {e}"));
+    match code {
+        // Nothing that passes.
+        Code::TooLarge => error.hint("send less, or let the operator raise NATS' max_payload"),
+        _ => error
+            .hint("repeat the request: an event with the same source and id is stored once")
+            .retry_after(1),
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +212,17 @@ mod tests {
             (&"blue".into(), &1.into())
         );
         assert_eq!(value["datacontenttype"], "application/json");
+    }
+
+    #[test]
+    fn what_nats_finds_too_large_is_not_to_be_repeated() {
+        let error = not_stored(&PublishError::Oversize("maximum payload".into()), 1);
+        assert_eq!(error.code(), Code::TooLarge);
+        let response = error.into_response();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        let busy = not_stored(&PublishError::Full("bytes".into()), 1).into_response();
+        assert!(busy.headers().contains_key(header::RETRY_AFTER));
     }
 
     #[test]

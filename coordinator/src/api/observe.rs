@@ -7,6 +7,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use tracing::warn;
+
 use super::ApiState;
 use super::problem::{ApiError, Code};
 use crate::fleet::Health;
@@ -45,11 +47,15 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Response {
 
 /// Metrics in the text format of Prometheus. The fleet is counted when it is asked for: beats cost nothing.
 pub(super) async fn metrics(State(api): State<ApiState>) -> Response {
-    if let Ok(workers) = api.roster().all().await {
-        let alive = workers.iter().filter(|w| w.health == Health::Alive).count();
-        api.metrics
-            .workers_connected
-            .set(i64::try_from(alive).unwrap_or(i64::MAX));
+    match api.roster().all().await {
+        Ok(workers) => {
+            let alive = workers.iter().filter(|w| w.health == Health::Alive).count();
+            api.metrics
+                .workers_connected
+                .set(i64::try_from(alive).unwrap_or(i64::MAX));
+        }
+        // The figure stays as it was.
+        Err(error) => warn!(%error, "workers cannot be counted for the metrics"),
     }
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],

@@ -3,7 +3,7 @@
 //! Start a stack with `millrace dev`, then this worker with the address of nats-server that `dev` printed:
 //!
 //! ```sh
-//! MILLRACE_NATS_URL=nats://127.0.0.1:<port> cargo run -p orders-worker
+//! MILLRACE_NATS_URL=nats://127.0.0.1:<port> target/debug/orders-worker
 //! ```
 //!
 //! A workflow calls the functions by name and version; their steps travel through the queue `orders`:

@@ -448,18 +448,18 @@ mod tests {
     /// With `MILLRACE_WRITE_DOCS=1` it writes the page.
     #[test]
     fn the_configuration_reference_is_up_to_date() {
-        const HEAD: &str = "# Configuration\n\n<!-- Generated: MILLRACE_WRITE_DOCS=1 cargo test -p millrace-runtime configuration_reference -->\n\n\
+        const HEAD: &str = "# Configuration\n\n<!-- Generated: MILLRACE_WRITE_DOCS=1 cargo test --workspace --lib configuration_reference -->\n\n\
                             Everything is set by environment variables. A process that cannot read one names all faults at once and ends with\n\
                             exit code 64; a name that looks like one of these and is none is a warning at start.\n\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/config.md");
         let wanted = format!("{HEAD}{}", render_reference());
-        if std::env::var_os("MILLRACE_WRITE_DOCS").is_some() {
+        if std::env::var("MILLRACE_WRITE_DOCS").is_ok_and(|set| set == "1") {
             std::fs::write(path, &wanted).unwrap();
         }
         let found = std::fs::read_to_string(path).unwrap();
         assert!(
             found == wanted,
-            "docs/reference/config.md is not what the code says; run MILLRACE_WRITE_DOCS=1 cargo test -p millrace-runtime configuration_reference"
+            "docs/reference/config.md is not what the code says; run MILLRACE_WRITE_DOCS=1 cargo test --workspace --lib configuration_reference"
         );
     }
 

@@ -99,7 +99,7 @@ fn an_inline_for_of_100_000_costs_ten_times_one_of_10_000() {
     assert_linear("inline for", inline, 10_000);
 }
 
-/// `cargo test --release -p millrace-engine --test engine speed -- --ignored --nocapture`
+/// `cargo test --release --workspace --test engine speed -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement"]
 fn speed() {

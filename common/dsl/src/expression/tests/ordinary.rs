@@ -677,7 +677,7 @@ fn large_data_is_handled_within_the_default_fuel() {
     }
 }
 
-/// Run with `cargo test -p millrace-dsl --release -- --ignored --nocapture costs`.
+/// Run with `cargo test --workspace --release --lib -- --ignored --nocapture costs`.
 #[test]
 #[ignore = "a measurement"]
 fn costs() {
