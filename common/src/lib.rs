@@ -8,6 +8,7 @@
 //! - [`CloudEvent`] is an event, checked where it comes in.
 //! - [`Problem`] is an error as the language defines it (RFC 9457 members).
 //! - [`names`] builds every stream, subject, consumer and Redis key; nothing else spells one.
+//! - [`percent`] undoes percent-encoding.
 //! - [`limits`] holds every bound, with its reason and what happens there.
 //! - [`wire`] encodes records, steps and results, versioned.
 
@@ -18,6 +19,7 @@ pub mod hash;
 mod id;
 pub mod limits;
 pub mod names;
+pub mod percent;
 mod problem;
 mod record;
 mod schedule;

@@ -184,6 +184,16 @@ pub const LISTEN_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 /// stream that is not returned only the end is kept.
 pub const PROCESS_OUTPUT_BYTES_MAX: usize = 512 * 1024;
 
+/// Bytes of one answer of a container engine or of Kubernetes. A larger one fails the step.
+pub const CONTAINER_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Messages in one answer of a service: of a channel over HTTP, or of JSON-RPC. More fail the call. No task's output
+/// could hold so many.
+pub const ANSWER_MESSAGES_MAX: usize = 10_000;
+
+/// Bytes of an error's detail that a worker reports, and of its title and type each. What is longer is cut.
+pub const ERROR_DETAIL_BYTES_MAX: usize = 64 * 1024;
+
 /// End of a process' standard error that stands in the detail of its error.
 pub const PROCESS_DETAIL_BYTES_MAX: usize = 2 * 1024;
 

@@ -128,14 +128,14 @@ pub struct Step {
     /// Must be returned in the result; proves that the sender was given this step.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
-    /// Parts of the input that the worker fills in.
+    /// Parts of the input that the worker fills in, and the secrets it may use for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<Late>,
 }
 
 /// Expressions that only the worker evaluates: they use secrets, and no secret is stored or sent. They stand beside
 /// the input, which holds `null` at their places: nothing inside the input is ever taken for an expression.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Late {
     /// `.` of all of them; absent when none looks at it.
@@ -148,6 +148,9 @@ pub struct Late {
     pub now_ms: i64,
     /// The places.
     pub holes: Vec<Hole>,
+    /// The secrets that authentication policies in the input may name with `use`: those that the definition names there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
 }
 
 /// A place in a step's input whose value the worker computes.
@@ -173,12 +176,13 @@ impl Late {
             .iter()
             .map(|h| h.at.len() + h.expression.len())
             .sum::<usize>();
-        input + variables + holes
+        let policies = self.policies.iter().map(String::len).sum::<usize>();
+        input + variables + holes + policies
     }
 
-    /// True when there is no place to fill.
+    /// True when the worker has nothing to add.
     pub fn is_empty(&self) -> bool {
-        self.holes.is_empty()
+        self.holes.is_empty() && self.policies.is_empty()
     }
 }
 

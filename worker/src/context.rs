@@ -90,6 +90,9 @@ pub enum CheckpointError {
         /// The bound.
         max: usize,
     },
+    /// The step used secrets, and the value cannot be looked through for them.
+    #[error("the checkpoint was not stored: {0}")]
+    Unread(String),
     /// The log does not take it.
     #[error("cannot store the checkpoint: {0}")]
     Refused(#[from] PublishError),
@@ -264,7 +267,11 @@ impl Context {
         let value = RawJson::encode(value)?;
         let value = match self.0.mask.is_empty() {
             true => value,
-            false => self.0.mask.data(value),
+            false => self
+                .0
+                .mask
+                .data(value)
+                .map_err(|f| CheckpointError::Unread(f.to_string()))?,
         };
         if value.len() > limits::PAYLOAD_BYTES_MAX {
             return Err(CheckpointError::TooLarge {
@@ -323,6 +330,12 @@ impl Context {
         let secret = self.0.home.secrets.read(name)?;
         self.0.mask.hide_all(&secret);
         Ok(secret)
+    }
+
+    /// Whether the definition names this secret in an authentication of the task.
+    pub(crate) fn policy_may_name(&self, secret: &str) -> bool {
+        let late = self.0.step.late.as_ref();
+        late.is_some_and(|late| late.policies.iter().any(|name| name == secret))
     }
 
     /// From now on, replaces this text by `***` in all that this step reports, and in log lines.

@@ -73,6 +73,21 @@ impl Failure {
         self
     }
 
+    /// The same with texts of at most so many bytes.
+    pub(crate) fn cut(mut self, bytes_max: usize) -> Self {
+        let cut = |text: &mut String| {
+            if text.len() > bytes_max {
+                text.truncate(text.floor_char_boundary(bytes_max));
+                text.push('…');
+            }
+        };
+        if let Reason::Problem(p) = &mut self.0 {
+            cut(&mut p.kind);
+            p.title.iter_mut().chain(&mut p.detail).for_each(cut);
+        }
+        self
+    }
+
     /// The error; `None` when the handler was cancelled.
     pub fn problem(&self) -> Option<&Problem> {
         match &self.0 {
@@ -130,6 +145,14 @@ mod tests {
             explain("x").unwrap_err().problem().unwrap().detail.as_deref(),
             Some("cannot read the port: invalid digit found in string")
         );
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        let failure = Failure::runtime("ü".repeat(100)).title("short").cut(101);
+        let problem = failure.problem().unwrap();
+        assert_eq!(problem.detail, Some(format!("{}…", "ü".repeat(50))));
+        assert_eq!(problem.title.as_deref(), Some("short"));
     }
 
     #[test]

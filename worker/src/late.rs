@@ -1,6 +1,6 @@
 //! Fills in what only the worker may know: expressions with secrets, right before the step's function runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use millrace_common::{ErrorKind, Hole, Late, RawJson};
 use millrace_dsl::expression::{EvalEnv, Expression, Scope};
@@ -26,6 +26,9 @@ const AUTHENTICATIONS: [&str; 4] = [
 /// `authorization` when a secret is missing, `expression` when an expression fails; what fails while authenticating, for
 /// expressions with `$authorization`.
 pub(crate) async fn fill(ctx: Context, late: Late) -> Result<RawJson, Failure> {
+    if late.holes.is_empty() {
+        return Ok(ctx.step().input.clone());
+    }
     let filling = Filling::new(&ctx, late)?;
     let (input, filling) = blocking(move || filling.fill_secrets()).await?;
     if filling.rest.is_empty() {
@@ -152,10 +155,39 @@ impl Filling {
             Failure::new(ErrorKind::Expression, detail)
         })?;
         // What was made of a secret (its Base64, say) is as secret as the secret itself.
-        if let Some(text) = value::as_str(&found).filter(|text| !self.ctx.knows_as_secret(text)) {
-            self.ctx.conceal(text);
+        match value::as_str(&found) {
+            Some(text) => self.conceal(text),
+            None => self.conceal_parts(&found, hole),
         }
         Ok(found)
+    }
+
+    fn conceal(&self, text: &str) {
+        if !self.ctx.knows_as_secret(text) {
+            self.ctx.conceal(text);
+        }
+    }
+
+    /// The texts of an object or array, except for those that stand in the definition or its data: they are stored anyway,
+    /// and hiding them would spoil outputs.
+    fn conceal_parts(&self, found: &Value, hole: &Hole) {
+        if !matches!(found, Value::Arr(_) | Value::Obj(_)) {
+            return;
+        }
+        let mut stored = HashSet::new();
+        std::iter::once(&self.input)
+            .chain(self.variables.values())
+            .for_each(|value| texts(value, &mut stored));
+        let mut made = HashSet::new();
+        texts(found, &mut made);
+        for text in made.difference(&stored) {
+            if !hole
+                .expression
+                .contains(&value::to_json_string(&value::string(*text)))
+            {
+                self.conceal(text);
+            }
+        }
     }
 
     fn secrets(&self, hole: &Hole) -> Result<Value, Failure> {
@@ -167,6 +199,15 @@ impl Filling {
         };
         let members = hole.secrets.iter().map(member).collect::<Result<_, Failure>>()?;
         Ok(Value::obj(members))
+    }
+}
+
+/// All texts in a value, without keys.
+fn texts<'v>(value: &'v Value, into: &mut HashSet<&'v str>) {
+    match value {
+        Value::Arr(items) => items.iter().for_each(|v| texts(v, into)),
+        Value::Obj(members) => members.iter().for_each(|(_, v)| texts(v, into)),
+        other => into.extend(value::as_str(other)),
     }
 }
 

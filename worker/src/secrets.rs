@@ -7,6 +7,7 @@
 //! | file `<MILLRACE_SECRETS_DIR>/<name>` | the same; one line break at its end is dropped |
 //! | directory `<MILLRACE_SECRETS_DIR>/<name>/` | an object of its files' texts: a mounted Kubernetes secret |
 
+mod forms;
 mod mask;
 
 use std::fmt;

@@ -126,6 +126,9 @@ impl Worker {
     /// # Errors
     /// As [`Self::run`].
     pub async fn run_until(self, shutdown: Shutdown, tracer: Tracer) -> anyhow::Result<()> {
+        if self.config.processes.kinds().next().is_some() {
+            process::shield();
+        }
         let nats = connect(&self.config.nats, &self.config.id).await?;
         let Some(greeted) = shutdown.unless(nats.greeted()).await else {
             return Ok(());

@@ -1,6 +1,7 @@
 //! What must not be stored: expressions that use secrets, and credentials that stand in a definition.
 
 use crate::expression::Expression;
+use crate::template::Template;
 use crate::{Value, value};
 
 /// Variables that only a worker knows.
@@ -24,6 +25,58 @@ pub fn names(source: &str, declared: &[String]) -> Vec<String> {
     let all_named = source.matches("$secrets").count() == named.len();
     let is_used = |name: &&String| !all_named || named.contains(&name.as_str());
     declared.iter().filter(is_used).cloned().collect()
+}
+
+/// The declared secrets that authentication policies of a call name with `use:`. Only names that stand in the definition:
+/// what is computed is data, which must not choose a secret.
+pub fn of_policies(call: &Template, declared: &[String]) -> Vec<String> {
+    let mut named = Vec::new();
+    collect_policies(call, &mut named);
+    declared
+        .iter()
+        .filter(|name| named.contains(name))
+        .cloned()
+        .collect()
+}
+
+fn collect_policies(template: &Template, named: &mut Vec<String>) {
+    match template {
+        Template::Literal(literal) => collect_literal(literal, named),
+        Template::Expression(_) => {}
+        Template::Array(items) => items.iter().for_each(|t| collect_policies(t, named)),
+        Template::Object(members) => {
+            for (key, member) in members {
+                match member.literal().filter(|_| key == "authentication") {
+                    Some(policy) => named.extend(named_in(policy)),
+                    None => collect_policies(member, named),
+                }
+            }
+        }
+    }
+}
+
+fn collect_literal(literal: &Value, named: &mut Vec<String>) {
+    match literal {
+        Value::Arr(items) => items.iter().for_each(|v| collect_literal(v, named)),
+        Value::Obj(members) => {
+            for (key, member) in members.iter() {
+                match value::as_str(key) {
+                    Some("authentication") => named.extend(named_in(member)),
+                    _ => collect_literal(member, named),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The secret of `{<scheme>: {use: <secret>}}`.
+fn named_in(policy: &Value) -> Option<String> {
+    let Value::Obj(schemes) = policy else { return None };
+    let mut named = schemes
+        .iter()
+        .filter_map(|(_, settings)| value::get(settings, "use"));
+    named.next().and_then(value::as_str).map(str::to_owned)
 }
 
 /// Names in `$secrets.name` and `$secrets["name"]`, with the offset of the variable.

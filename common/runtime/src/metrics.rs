@@ -75,7 +75,7 @@ instruments! {
     steps_retried: IntCounterVec = "millrace_steps_retried_total" ["function"];
     /// Steps dispatched again because the queue lost them; each is a symptom.
     steps_lost: IntCounter = "millrace_steps_lost_total";
-    /// Time from dispatch to the start of the handler, as the worker sees it.
+    /// Time from dispatch to the arrival at a worker, by the worker's clock; the handler may start later than that.
     schedule_to_start: HistogramVec = "millrace_step_schedule_to_start_seconds" ["queue"];
     /// Steps waiting in a queue.
     queue_lag: IntGaugeVec = "millrace_queue_lag" ["queue"];

@@ -79,8 +79,9 @@ impl Scope<'_> {
         self.metered(|env| template.evaluate_early(at, input, &mut |name| self.variable(name), env))
     }
 
-    /// What a worker needs to fill in the places that were left out.
-    pub(crate) fn late(&self, places: &[Place<'_>], input: &Data) -> Option<Late> {
+    /// What a worker needs to fill in the places that were left out. `policies`: the secrets that authentication policies
+    /// name.
+    pub(crate) fn late(&self, places: &[Place<'_>], policies: Vec<String>, input: &Data) -> Option<Late> {
         let used = || places.iter().flat_map(|place| place.expression.variables());
         let early = used().filter(|v| !secret::LATE_VARIABLES.contains(&v.as_str()));
         let declared = &self.plan.document.uses.secrets;
@@ -90,7 +91,7 @@ impl Scope<'_> {
             secrets: secret::names(place.expression.source(), declared),
         };
         let reads_input = places.iter().any(|place| place.expression.reads_input());
-        (!places.is_empty()).then(|| Late {
+        let late = Late {
             input: reads_input.then(|| input.raw().clone()),
             variables: early
                 .map(|name| {
@@ -102,7 +103,9 @@ impl Scope<'_> {
                 .collect(),
             now_ms: self.now_ms,
             holes: places.iter().map(hole).collect(),
-        })
+            policies,
+        };
+        (!late.is_empty()).then_some(late)
     }
 
     /// Evaluates a template that must yield a text.

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use futures_util::future::join_all;
 use millrace_common::event::{Fault, FaultKind};
-use millrace_common::{CloudEvent, limits};
+use millrace_common::{CloudEvent, limits, percent};
 use millrace_runtime::nats::PublishError;
 use serde_json::json;
 
@@ -93,25 +93,7 @@ fn decoded(text: &str) -> Option<String> {
         .strip_prefix('"')
         .and_then(|t| t.strip_suffix('"'))
         .unwrap_or(text);
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match code
-            .filter(|_| *first == b'%')
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-        {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(percent::decoded(text.as_bytes())).ok()
 }
 
 fn text(headers: &HeaderMap, name: &str) -> ApiResult<Option<String>> {

@@ -16,6 +16,7 @@ mod http;
 mod nats;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::{ErrorKind, RawJson};
@@ -169,12 +170,13 @@ enum Source<'a> {
 /// A message that came.
 struct Inbound {
     payload: Value,
-    headers: BTreeMap<String, String>,
+    /// Messages of one answer share them.
+    headers: Arc<BTreeMap<String, String>>,
 }
 
 impl Inbound {
     /// `payload` as JSON if it is, else as a text, else in Base64.
-    fn of(payload: &[u8], headers: BTreeMap<String, String>) -> Self {
+    fn of(payload: &[u8], headers: Arc<BTreeMap<String, String>>) -> Self {
         let payload = match std::str::from_utf8(payload) {
             Ok(text) => value::parse(text).unwrap_or_else(|_not_json| value::string(text)),
             Err(_not_text) => {

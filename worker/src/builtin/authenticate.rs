@@ -169,10 +169,18 @@ impl Policy {
         self.settings.get("use").and_then(Value::as_str)
     }
 
-    /// The settings, from a secret if the policy names one.
+    /// The settings, from a secret if the policy names one. A name counts only where the definition names it: input may
+    /// hold data of others.
     fn resolved(&self, ctx: &Context) -> Result<Value, Failure> {
         match self.secret() {
-            Some(name) => ctx.secret(name),
+            Some(name) if ctx.policy_may_name(name) => ctx.secret(name),
+            Some(name) => Err(Failure::new(
+                ErrorKind::Authorization,
+                format!(
+                    "secret `{name}` is not one that an authentication of this task names in its definition; \
+                     write `use: {name}` there, and list it in `use.secrets`"
+                ),
+            )),
             None => Ok(self.settings.clone()),
         }
     }

@@ -105,7 +105,7 @@ async fn send(ctx: &Context, mut prepared: Prepared, redirect: bool) -> Result<R
     for _ in 0..REDIRECTS_MAX {
         let response = send_once(ctx, &prepared).await?;
         match next_hop(&prepared.url, &response).filter(|_| redirect) {
-            Some(url) => prepared.point_to(url, response.status()),
+            Some(url) => prepared.point_to(ctx, url, response.status())?,
             None => return Ok(response),
         }
     }

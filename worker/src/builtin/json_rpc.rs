@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use millrace_common::{RawJson, limits};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::exchange;
@@ -45,6 +46,8 @@ struct Refusal {
     data: Option<RawJson>,
 }
 
+/// Bytes of an error's `message` that are shown.
+const MESSAGE_BYTES_MAX: usize = 1024;
 /// Bytes of an error's `data` that are shown.
 const DATA_BYTES_MAX: usize = 512;
 
@@ -85,7 +88,8 @@ impl Message {
         };
         let data = error.data.filter(|d| d.text() != "null");
         let data = data.map(|d| format!(": {}", exchange::excerpt(ctx, d.text(), DATA_BYTES_MAX)));
-        let (code, message) = (error.code, error.message);
+        let code = error.code;
+        let message = exchange::excerpt(ctx, &error.message, MESSAGE_BYTES_MAX);
         Err(Failure::runtime(format!(
             "{name}: error {code}, {message}{}",
             data.unwrap_or_default()
@@ -98,10 +102,39 @@ impl Message {
 }
 
 /// The messages of a text: one, or an array of them.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<Message>, serde_json::Error> {
-    match text.trim_ascii_start().first() {
-        Some(b'[') => serde_json::from_slice(text),
+pub(super) fn parse(text: &[u8]) -> Result<Vec<Message>, String> {
+    let read = match text.trim_ascii_start().first() {
+        Some(b'[') => serde_json::from_slice::<Batch>(text).map(|batch| batch.0),
         _ => serde_json::from_slice(text).map(|m| vec![m]),
+    };
+    read.map_err(|e| format!("it is no JSON-RPC: {e}"))
+}
+
+/// An array of messages, read no further than to its bound: an empty message takes two bytes and becomes a hundred.
+struct Batch(Vec<Message>);
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Batch;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "at most {} messages", limits::ANSWER_MESSAGES_MAX)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Batch, A::Error> {
+                let mut messages = Vec::new();
+                while let Some(message) = items.next_element()? {
+                    if messages.len() == limits::ANSWER_MESSAGES_MAX {
+                        return Err(A::Error::invalid_length(messages.len() + 1, &self));
+                    }
+                    messages.push(message);
+                }
+                Ok(Batch(messages))
+            }
+        }
+        deserializer.deserialize_seq(Items)
     }
 }
 
@@ -152,8 +185,7 @@ impl Messages {
             let body = body.map_err(|e| failed(&e))?;
             self.ended = true;
             if !body.is_empty() {
-                let messages =
-                    parse(&body).map_err(|e| failed(&format!("the answer is no JSON-RPC: {e}")))?;
+                let messages = parse(&body).map_err(|e| failed(&format!("cannot read the answer: {e}")))?;
                 self.ready.extend(messages);
             }
             return Ok(());
@@ -168,9 +200,26 @@ impl Messages {
         let events = parser.feed(&piece).map_err(|e| failed(&e))?;
         for event in events.iter().filter(|e| !e.data.is_empty()) {
             let messages =
-                parse(event.data.as_bytes()).map_err(|e| failed(&format!("an event is no JSON-RPC: {e}")))?;
+                parse(event.data.as_bytes()).map_err(|e| failed(&format!("cannot read an event: {e}")))?;
             self.ready.extend(messages);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_messages_of_an_array_are_bounded() {
+        let array = |items: usize| format!("[{}]", vec!["{}"; items].join(","));
+        let most = parse(array(limits::ANSWER_MESSAGES_MAX).as_bytes()).unwrap();
+        assert_eq!(most.len(), limits::ANSWER_MESSAGES_MAX);
+        let error = parse(array(limits::ANSWER_MESSAGES_MAX + 1).as_bytes()).unwrap_err();
+        assert!(
+            error.contains("invalid length 10001, expected at most 10000 messages"),
+            "{error}"
+        );
     }
 }

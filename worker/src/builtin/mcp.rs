@@ -17,12 +17,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::deadline::within;
+use super::exchange::excerpt;
 use super::json_rpc::{Message, Request};
 use super::resource::Endpoint;
 use crate::{Context, Failure};
 
 /// Revisions of the protocol whose messages this client reads, beside the one that a definition asks for.
 const VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+/// Bytes of unusable parameters that are shown.
+const PARAMETERS_BYTES_MAX: usize = 512;
 /// JSON-RPC: the method does not exist.
 const NOT_OFFERED: i64 = -32601;
 
@@ -98,7 +101,7 @@ pub(super) async fn call(ctx: Context, call: Call) -> Result<RawJson, Failure> {
     if let Some(parameters) = call.parameters.as_ref().filter(|p| !p.text().starts_with('{')) {
         let text = format!(
             "{name}: `parameters` must be an object, got {}",
-            parameters.text()
+            excerpt(&ctx, parameters.text(), PARAMETERS_BYTES_MAX)
         );
         return Err(Failure::new(ErrorKind::Validation, text));
     }

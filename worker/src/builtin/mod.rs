@@ -14,7 +14,7 @@ pub(crate) mod openapi;
 mod resource;
 mod sse;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use crate::Function;
 

@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use millrace_common::{ErrorKind, limits};
+use millrace_common::{ErrorKind, limits, percent};
 use reqwest::header::LOCATION;
 use reqwest::{Method, Url};
 use serde::Deserialize;
@@ -158,7 +158,7 @@ async fn read(ctx: &Context, what: &str, url: Url) -> Result<(Url, Vec<u8>), Fai
 /// The path below the directory. Its first part may stand where a URL has its host: `file://app/greet.proto`.
 fn inside(root: &Path, url: &Url) -> Option<PathBuf> {
     let path = format!("{}{}", url.host_str().unwrap_or_default(), url.path());
-    let path = percent_decoded(&path)?;
+    let path = percent::strictly_decoded(&path).filter(|path| !path.contains('\0'))?;
     let relative = Path::new(path.trim_matches('/'));
     let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
     plain.then(|| root.join(relative))
@@ -176,20 +176,4 @@ async fn open(root: &Path, path: &Path) -> std::io::Result<tokio::fs::File> {
         ));
     }
     tokio::fs::File::open(path).await
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let decoded = match byte {
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            other => other,
-        };
-        bytes.push(decoded);
-    }
-    String::from_utf8(bytes).ok().filter(|t| !t.contains('\0'))
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::{Context, Failure};
 
 /// Serves on loopback for as long as the test's runtime lives; gives the URL.
-pub(super) async fn serve(app: Router) -> String {
+pub(crate) async fn serve(app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, app).await });

@@ -22,6 +22,7 @@ async fn filled(input: serde_json::Value, holes: Vec<Hole>) -> (Context, Result<
         variables: [("context".to_owned(), RawJson::encode(&json!({"n": 7})).unwrap())].into(),
         now_ms: 0,
         holes,
+        policies: Vec::new(),
     };
     let mut step = Context::detached("call:http", RawJson::encode(&input).unwrap())
         .step()
@@ -120,4 +121,14 @@ async fn authorization_cannot_depend_on_itself() {
         found.unwrap_err().problem().unwrap().standard(),
         Some(ErrorKind::Configuration)
     );
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_secret_is_concealed_in_objects_and_arrays_too() {
+    let expression =
+        r#"{key: ($secrets.key | @base64), list: [$secrets.key + "-x"], kind: "plain-word", text: .text}"#;
+    let (ctx, found) = filled(json!({"body": null}), vec![hole("/body", expression, &["key"])]).await;
+    found.unwrap();
+    assert!(ctx.knows_as_secret("b3Blbi1zZXNhbWU=") && ctx.knows_as_secret("open-sesame-x"));
+    assert!(!ctx.knows_as_secret("plain-word") && !ctx.knows_as_secret("${ $secrets.key }"));
 }

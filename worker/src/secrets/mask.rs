@@ -7,9 +7,11 @@ use millrace_common::{Problem, RawJson, limits};
 use millrace_dsl::{Value, value};
 use millrace_runtime::telemetry::mask;
 
+use super::forms::forms;
 use crate::Failure;
 
-/// Texts that one step knows and nobody else may: values of secrets, and what was made of them (tokens, headers).
+/// Texts that one step knows and nobody else may: values of secrets, and what was made of them (tokens, headers). Each
+/// also as URLs, forms and JSON write it.
 ///
 /// Errors and spans of the step are looked through for all of them. Outputs and checkpoints are data: they are looked
 /// through for what comes from secrets and has at least `limits::MASK_OUTPUT_BYTES_MIN` bytes, since a short one is
@@ -61,10 +63,12 @@ impl Mask {
         if text.len() < limits::MASK_BYTES_MIN {
             return;
         }
-        mask::hide(text);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let entry = known.entry(Longest(text.to_owned())).or_insert(place);
-        *entry = place.max(*entry);
+        for form in std::iter::once(text.to_owned()).chain(forms(text)) {
+            mask::hide(&form);
+            let entry = known.entry(Longest(form)).or_insert(place);
+            *entry = place.max(*entry);
+        }
     }
 
     /// As [`Self::hide`] for every text and number in a value.
@@ -121,7 +125,7 @@ impl Mask {
             return result;
         }
         match result {
-            Ok(output) => Ok(self.data(output)),
+            Ok(output) => self.data(output),
             Err(failure) => Err(self.failure(failure)),
         }
     }
@@ -141,12 +145,21 @@ impl Mask {
     }
 
     /// Texts and keys of a value, without what is hidden. Numbers stay: a mask is none.
-    pub(crate) fn data(&self, raw: RawJson) -> RawJson {
+    ///
+    /// # Errors
+    /// When the value may hold a secret and cannot be read, which is when it is nested too deeply.
+    pub(crate) fn data(&self, raw: RawJson) -> Result<RawJson, Failure> {
         // Most outputs hold nothing: those keep their bytes. A text with escapes is always looked at.
         let may_hold = raw.text().contains('\\') || self.replaced(raw.text(), Where::Everywhere).is_some();
+        if !may_hold {
+            return Ok(raw);
+        }
         match value::from_raw(&raw) {
-            Ok(value) if may_hold => self.masked(&value).map_or(raw, |v| value::to_raw(&v)),
-            Ok(_) | Err(_) => raw,
+            Ok(value) => Ok(self.masked(&value).map_or(raw, |v| value::to_raw(&v))),
+            Err(problem) => Err(Failure::runtime(format!(
+                "the step used secrets, and its data cannot be looked through for them: {}",
+                self.text(&problem.detail.unwrap_or_default())
+            ))),
         }
     }
 
@@ -252,5 +265,33 @@ mod tests {
         mask.hide_all(&json!({"user": "someone", "keys": ["first-key", 123456], "on": true}));
         assert!(mask.is_in("a first-key") && mask.is_in("123456") && mask.is_in("someone"));
         assert!(!mask.is_in("true"));
+    }
+
+    #[test]
+    fn secrets_are_found_as_urls_forms_and_json_write_them() {
+        let mask = mask(&["p ss/w+rd\"x"]);
+        for form in [
+            "https://x/?k=p%20ss%2Fw%2Brd%22x",
+            "k=p+ss%2Fw%2Brd%22x",
+            "https://x/p%20ss/w+rd%22x",
+            r#"{"k":"p ss/w+rd\"x"}"#,
+        ] {
+            let shown = mask.text(form);
+            assert!(shown.contains("***") && !shown.contains("ss"), "{form}: {shown}");
+        }
+        assert_eq!(output(&mask, r#""p+ss%2Fw%2Brd%22x""#), r#""***""#);
+    }
+
+    #[test]
+    fn data_that_cannot_be_looked_through_is_not_returned() {
+        let mask = mask(&["sesame-open"]);
+        let nested = |text: &str| format!("{}\"{text}\"{}", "[".repeat(2_000), "]".repeat(2_000));
+        let result = |text: &str| mask.result(Ok(RawJson::parse(nested(text).as_bytes()).unwrap()));
+        let failure = result("sesame-open").unwrap_err().to_string();
+        assert!(
+            failure.contains("cannot be looked through") && !failure.contains("sesame"),
+            "{failure}"
+        );
+        assert_eq!(result("nothing").unwrap().text(), nested("nothing"));
     }
 }

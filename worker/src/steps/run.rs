@@ -383,11 +383,13 @@ fn too_late(step: &Step) -> Failure {
 fn begun_too_late(step: &Step, delivery: u32) -> Option<Failure> {
     let last = step.start_by_ms.filter(|_| delivery == 1)?;
     let late = unix_ms(SystemTime::now()).saturating_sub(last);
-    let text = format!(
-        "`{}` reached a worker {late} ms after the end of its `scheduleToStartTimeout`",
-        step.function
-    );
-    (late > 0).then(|| Failure::new(ErrorKind::Timeout, text))
+    (late > 0).then(|| {
+        let text = format!(
+            "`{}` reached a worker {late} ms after the end of its `scheduleToStartTimeout`",
+            step.function
+        );
+        Failure::new(ErrorKind::Timeout, text)
+    })
 }
 
 /// Completes when a handler with a `heartbeatTimeout` gave no sign of life for that long.
@@ -420,9 +422,9 @@ fn poisoned(step: &Step, delivery: u32) -> Failure {
     .title("Poisoned step")
 }
 
-/// An output that does not fit into the log becomes an error that says so.
+/// An output that does not fit into the log becomes an error that says so; an error that does not is cut.
 fn bounded(result: Result<RawJson, Failure>) -> Result<RawJson, Failure> {
-    let output = result?;
+    let output = result.map_err(|failure| failure.cut(limits::ERROR_DETAIL_BYTES_MAX))?;
     if output.len() > limits::PAYLOAD_BYTES_MAX {
         return Err(Failure::runtime(format!(
             "the output has {} bytes, allowed are {}; store it elsewhere and return a reference",

@@ -117,7 +117,10 @@ impl Parser<'_> {
             .text()
             .filter(|t| strip(t).is_none() && t.contains(['{', '}']));
         let Some(text) = text else {
-            return self.text_template(node, at, vars, false);
+            return match self.text_template(node, at, vars, false) {
+                Template::Expression(computed) => self.one_text(&computed, node, at, vars),
+                other => other,
+            };
         };
         let template = match UriTemplate::parse(text) {
             Ok(template) => template.as_expression(),
@@ -127,10 +130,27 @@ impl Parser<'_> {
                 return Template::Literal(Value::Null);
             }
         };
-        match Expression::compile(&template, &vars.scope) {
+        self.made(&template, "the URI template is too long", node, at, vars)
+    }
+
+    /// A computed URI is a text or fails: whoever gets it also takes `{uri, authentication}` there, which may name any
+    /// secret, and data must not be able to write that.
+    fn one_text(&mut self, computed: &Expression, node: &Node, at: &At<'_>, vars: &Vars) -> Template {
+        // The line break ends a comment.
+        let source = format!(
+            "[{}\n] | if length == 1 and (.[0] | type) == \"string\" then .[0] else error({}) end",
+            computed.source(),
+            r#""a computed URI must be one text, the expression gave \(map(type) | join(", ") | if . == "" then "nothing" else . end)""#
+        );
+        self.made(&source, "the expression is too long for a URI", node, at, vars)
+    }
+
+    /// A template from an expression that stands in no source.
+    fn made(&mut self, source: &str, fault: &str, node: &Node, at: &At<'_>, vars: &Vars) -> Template {
+        match Expression::compile(source, &vars.scope) {
             Ok(expression) => Template::Expression(expression),
             Err(e) => {
-                self.report(at.error_in(node, format!("the URI template is too long: {}", e.message)));
+                self.report(at.error_in(node, format!("{fault}: {}", e.message)));
                 Template::Literal(Value::Null)
             }
         }
@@ -238,10 +258,19 @@ impl Parser<'_> {
         let entry = name.and_then(|name| self.find(Kind::Authentication, name, node, at));
         match entry {
             Some(entry) => self.declared(Kind::Authentication, entry, |p, at| {
-                p.template(&entry.node, at, vars)
+                p.policy_template(&entry.node, at, vars)
             }),
             None if name.is_some() => Template::Literal(Value::Null),
-            None => self.template(node, at, vars),
+            None => self.policy_template(node, at, vars),
+        }
+    }
+
+    fn policy_template(&mut self, node: &Node, at: &At<'_>, vars: &Vars) -> Template {
+        let schemes = node.entries().into_iter().flatten();
+        match schemes.into_iter().any(|s| s.node.get("use").is_some()) {
+            // Names of secrets are never computed, in loose mode neither.
+            true => Template::Literal(node.value.clone()),
+            false => self.template(node, at, vars),
         }
     }
 }

@@ -99,5 +99,22 @@ fn container_volumes(r: &mut Reader<'_>) -> Vec<PathBuf> {
     for dir in dirs.iter().filter(|d| !d.starts_with('/')) {
         r.fault(NAME, format!("`{dir}` is not an absolute path"));
     }
-    dirs.into_iter().map(PathBuf::from).collect()
+    for dir in dirs.iter().filter(|d| d.contains(':')) {
+        r.fault(
+            NAME,
+            format!("`{dir}` holds a `:`, which separates paths where they are mounted"),
+        );
+    }
+    let dirs: Vec<PathBuf> = dirs.into_iter().map(PathBuf::from).collect();
+    for dir in &dirs {
+        if let Some(above) = dirs.iter().find(|above| dir != *above && dir.starts_with(above)) {
+            let (dir, above) = (dir.display(), above.display());
+            // Who mounts the upper one can replace the lower one by a link.
+            r.fault(
+                NAME,
+                format!("`{dir}` is below `{above}`: name directories apart from each other"),
+            );
+        }
+    }
+    dirs
 }

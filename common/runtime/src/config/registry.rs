@@ -314,7 +314,7 @@ pub const VARS: &[Var] = &[
         "",
         "paths, comma separated",
         WORKER,
-        "Directories of the host that containers may mount, with all below them; none when unset.",
+        "Directories of the host that containers may mount: these themselves, nothing below them, and none below another; none when unset.",
     ),
     // All processes.
     var(

@@ -1,5 +1,7 @@
 //! Credentials that stand in a server's URL. The client library parses them and then ignores them.
 
+use millrace_common::percent::decoded_text;
+
 /// What to log in with.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Login {
@@ -16,33 +18,13 @@ impl Login {
             let (login, _) = authority.rsplit_once('@')?;
             Some(match login.split_once(':') {
                 Some((user, password)) => Self::Password {
-                    user: decode(user),
-                    password: decode(password),
+                    user: decoded_text(user),
+                    password: decoded_text(password),
                 },
-                None => Self::Token(decode(login)),
+                None => Self::Token(decoded_text(login)),
             })
         })
     }
-}
-
-/// Undoes percent-encoding; what is not encoded stays as it is.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).filter(|_| *first == b'%');
-        match code.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

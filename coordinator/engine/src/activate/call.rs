@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millrace_common::{Late, Problem};
+use millrace_dsl::secret;
 use millrace_dsl::template::Template;
 
 use crate::data::Data;
@@ -61,7 +62,8 @@ impl Activation<'_> {
         let (arguments, places) = scope.early("", template, input.value())?;
         let data = Data::new(arguments);
         data.check("the input of the call")?;
-        Ok((data, scope.late(&places, input)))
+        let policies = secret::of_policies(template, &self.plan.document.uses.secrets);
+        Ok((data, scope.late(&places, policies, input)))
     }
 
     /// The evaluated `with`; without it, the task's input.

@@ -27,7 +27,11 @@ impl Activation<'_> {
         };
         let request = Data::new(making.request(call)?);
         request.check("the request")?;
-        let late = scope.late(&making.places, input);
+        let policies = match &call.endpoint.authentication {
+            Some(Authentication::Secret { secret, .. }) => vec![secret.clone()],
+            _ => Vec::new(),
+        };
+        let late = scope.late(&making.places, policies, input);
         self.dispatch(run, input, FUNCTION.into(), request, late)
     }
 }

@@ -119,3 +119,73 @@ do:
 ";
     assert_eq!(run(body, json!({})), json!({"shown": "***"}));
 }
+
+fn computed(expression: &str) -> String {
+    format!("do: [{{c: {{call: a2a, with: {{method: tasks/list, server: '${{ {expression} }}'}}}}}}]")
+}
+
+#[test]
+fn data_cannot_stand_for_an_endpoint() {
+    let policy = json!({"uri": "https://evil", "authentication": {"bearer": {"use": "any"}}});
+    for (expression, data) in [
+        (".x", policy.clone()),
+        (".x", json!(["https://evil", policy["authentication"]])),
+        (".x # as it is", json!(null)),
+        (".x[]", json!(["https://a", "https://b"])),
+        ("empty", json!(null)),
+    ] {
+        let problem = run_to_fault(&computed(expression), json!({ "x": data }));
+        let detail = problem.detail.unwrap();
+        assert!(
+            detail.contains("a computed URI must be one text"),
+            "{expression}: {detail}"
+        );
+    }
+    let mut world = World::with(&computed(".x"));
+    world.start("a", json!({"x": "https://x.y"}));
+    world.fold_all();
+    let step = &world.dispatched[0];
+    assert_eq!(step.input.decode::<Value>().unwrap()["server"], "https://x.y");
+    assert_eq!(step.late, None);
+}
+
+#[test]
+fn a_step_names_the_secrets_that_policies_of_the_definition_name() {
+    let policies = |body: &str, input: Value| {
+        let mut world = World::with(body);
+        world.start("a", input);
+        world.fold_all();
+        world.dispatched[0].late.clone().map(|late| late.policies)
+    };
+    let http = "
+use: {secrets: [key, other]}
+do: [{c: {call: http, with: {method: get, endpoint: {uri: 'https://x.y', authentication: {bearer: {use: key}}}}}}]
+";
+    assert_eq!(policies(http, json!({})), Some(vec!["key".to_owned()]));
+    let by_name = "
+use: {secrets: [key, other], authentications: {p: {bearer: {use: other}}}}
+do:
+- c:
+    call: a2a
+    with:
+      method: tasks/list
+      server: {uri: '${ .x }', authentication: {use: p}}
+      parameters: '${ .y }'
+";
+    let data = json!({"x": "https://x.y", "y": {"authentication": {"bearer": {"use": "key"}}}});
+    assert_eq!(policies(by_name, data), Some(vec!["other".to_owned()]));
+}
+
+#[test]
+fn the_name_of_a_secret_is_no_expression_in_loose_mode() {
+    let body = "
+evaluate: {mode: loose}
+use: {secrets: [first, other]}
+do: [{c: {call: a2a, with: {method: tasks/list, server: {uri: 'https://x.y', authentication: {bearer: {use: first}}}}}}]
+";
+    let mut world = World::with(body);
+    world.start("a", json!(["other"]));
+    world.fold_all();
+    let input: Value = world.dispatched[0].input.decode().unwrap();
+    assert_eq!(input["server"]["authentication"]["bearer"]["use"], "first");
+}

@@ -3,6 +3,7 @@
 //! which an array is several messages. When an answer ends, the next is asked for, a second later: long polling.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::{ErrorKind, limits};
@@ -111,8 +112,11 @@ pub(super) struct Source<'a> {
 struct Answer {
     response: Response,
     form: Form,
-    headers: BTreeMap<String, String>,
+    headers: Headers,
 }
+
+/// Of an answer: those of all its messages.
+type Headers = Arc<BTreeMap<String, String>>;
 
 enum Form {
     Events(Parser),
@@ -184,7 +188,8 @@ impl<'a> Source<'a> {
         if let Form::Whole = answer.form {
             let body = exchange::body(&mut answer.response, limits::PAYLOAD_BYTES_MAX).await;
             let body = body.map_err(|e| failed(&e))?;
-            self.ready.extend(messages(&body, &answer.headers));
+            self.ready
+                .extend(messages(&body, &answer.headers).map_err(|e| failed(&e))?);
             return Ok(());
         }
         let Some(piece) = exchange::chunk(&mut answer.response)
@@ -199,13 +204,14 @@ impl<'a> Source<'a> {
         match &mut answer.form {
             Form::Events(parser) => {
                 for event in parser.feed(&piece).map_err(|e| failed(&e))? {
-                    let mut headers = answer.headers.clone();
+                    let mut headers = BTreeMap::clone(&answer.headers);
                     headers.extend(event.kind.map(|kind| ("event".to_owned(), kind)));
                     if let Some(id) = event.id {
                         self.last_id = HeaderValue::try_from(&id).ok().or_else(|| self.last_id.take());
                         headers.insert("id".to_owned(), id);
                     }
-                    self.ready.push_back(Inbound::of(event.data.as_bytes(), headers));
+                    self.ready
+                        .push_back(Inbound::of(event.data.as_bytes(), headers.into()));
                 }
             }
             Form::Lines(buffer) => {
@@ -246,26 +252,51 @@ impl Answer {
         Self {
             response,
             form,
-            headers,
+            headers: headers.into(),
         }
     }
 }
 
 /// The items of an array, or the one value; nothing is no message.
-fn messages(body: &[u8], headers: &BTreeMap<String, String>) -> Vec<Inbound> {
+fn messages(body: &[u8], headers: &Headers) -> Result<Vec<Inbound>, String> {
     if body.trim_ascii().is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    match serde_json::from_slice::<Vec<Box<RawValue>>>(body) {
+    match serde_json::from_slice::<Vec<&RawValue>>(body) {
+        Ok(items) if items.len() > limits::ANSWER_MESSAGES_MAX => Err(format!(
+            "the answer is an array of {} messages, at most {} are taken from one answer",
+            items.len(),
+            limits::ANSWER_MESSAGES_MAX
+        )),
         Ok(items) => {
-            let message = |item: Box<RawValue>| Inbound::of(item.get().as_bytes(), headers.clone());
-            items.into_iter().map(message).collect()
+            let message = |item: &RawValue| Inbound::of(item.get().as_bytes(), headers.clone());
+            Ok(items.into_iter().map(message).collect())
         }
-        Err(_no_array) => vec![Inbound::of(body, headers.clone())],
+        Err(_no_array) => Ok(vec![Inbound::of(body, headers.clone())]),
     }
 }
 
-fn line(line: &[u8], headers: &BTreeMap<String, String>) -> Option<Inbound> {
+fn line(line: &[u8], headers: &Headers) -> Option<Inbound> {
     let line = line.trim_ascii();
     (!line.is_empty()).then(|| Inbound::of(line, headers.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_is_bounded_and_its_messages_share_headers() {
+        let headers: Headers = Arc::new(BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        let array = |items: usize| format!("[{}]", vec!["1"; items].join(","));
+        let most = messages(array(limits::ANSWER_MESSAGES_MAX).as_bytes(), &headers).unwrap();
+        assert_eq!(
+            (most.len(), Arc::strong_count(&headers)),
+            (limits::ANSWER_MESSAGES_MAX, limits::ANSWER_MESSAGES_MAX + 1)
+        );
+        let error = messages(array(limits::ANSWER_MESSAGES_MAX + 1).as_bytes(), &headers)
+            .err()
+            .unwrap();
+        assert!(error.contains("10001 messages"), "{error}");
+    }
 }

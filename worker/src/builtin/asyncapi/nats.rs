@@ -179,5 +179,5 @@ fn inbound(message: &async_nats::Message) -> Inbound {
         let values: Vec<&str> = values.iter().map(HeaderValue::as_str).collect();
         headers.insert(name.to_string(), values.join(", "));
     }
-    Inbound::of(&message.payload, headers)
+    Inbound::of(&message.payload, headers.into())
 }

@@ -107,9 +107,13 @@ fn context() -> Context {
         "MILLRACE_SECRET_TOKEN" => Some("plain-token".to_owned()),
         _ => None,
     };
-    let step = Context::detached("call:http", millrace_common::RawJson::null())
+    let mut step = Context::detached("call:http", millrace_common::RawJson::null())
         .step()
         .clone();
+    step.late = Some(millrace_common::Late {
+        policies: ["login", "token", "absent"].map(str::to_owned).into(),
+        ..Default::default()
+    });
     Context::detached_step(step, Secrets::new(variables, None))
 }
 
@@ -377,5 +381,25 @@ async fn digest_answers_the_challenge() {
         "qop=auth, nc=00000001",
     ] {
         assert!(header.contains(part), "{part} in {header}");
+    }
+}
+
+#[tokio::test]
+async fn only_secrets_that_the_definition_names_are_read() {
+    let mut step = Context::detached("call:a2a", millrace_common::RawJson::null())
+        .step()
+        .clone();
+    step.late = None;
+    let secrets = || Secrets::new(|_| Some("plain-token".to_owned()), None);
+    let undeclared = Context::detached_step(step.clone(), secrets());
+    step.late = Some(millrace_common::Late {
+        policies: vec!["other".to_owned()],
+        ..Default::default()
+    });
+    let declares_another = Context::detached_step(step, secrets());
+    for ctx in [undeclared, declares_another] {
+        let failed = header(&ctx, json!({"bearer": {"use": "any"}})).await.unwrap_err();
+        assert_eq!(kind(&failed), ErrorKind::Authorization);
+        assert!(failed.to_string().contains("secret `any` is not one"), "{failed}");
     }
 }

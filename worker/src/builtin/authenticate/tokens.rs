@@ -14,6 +14,8 @@ use crate::Failure;
 
 /// Kept when the authority does not say for how long the token is valid.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(60);
+/// Longest time for which a token is used. What authorities say may be more than a clock can count.
+const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A token is not used any more when this much of its life is left, or a tenth of it if that is less: the call takes
 /// time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(30);
@@ -60,7 +62,7 @@ impl Token {
         refresh: Option<String>,
         life: Option<Duration>,
     ) -> Self {
-        let life = life.unwrap_or(UNKNOWN_LIFE);
+        let life = life.unwrap_or(UNKNOWN_LIFE).min(LIFE_MAX);
         Self {
             scheme,
             access,
@@ -93,7 +95,8 @@ impl Tokens {
         if let Some(token) = kept.as_ref().filter(|t| t.is_valid()) {
             return Ok(token.clone());
         }
-        let token = obtain(kept.take()).await?;
+        // Kept until there is a new one: what it can be refreshed with is still good after a failure.
+        let token = obtain(kept.clone()).await?;
         *kept = Some(token.clone());
         Ok(token)
     }
@@ -186,6 +189,22 @@ mod tests {
         assert_eq!(get(&tokens, 1, token("b", 60)).await, ("b".into(), true));
         assert!(tokens.forget(&key(1), "a").await, "a newer one is there");
         assert_eq!(get(&tokens, 1, token("c", 60)).await.0, "b");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_kept_while_no_new_one_comes() {
+        let tokens = Tokens::default();
+        get(&tokens, 1, token("a", 0)).await;
+        let first = key(1);
+        let failed = tokens.get(&first, |_| async { Err(Failure::runtime("away")) });
+        assert!(failed.await.is_err());
+        assert_eq!(get(&tokens, 1, token("b", 60)).await, ("b".into(), true));
+    }
+
+    #[test]
+    fn no_life_is_too_long_for_a_clock() {
+        let token = token("a", u64::MAX);
+        assert!(token.is_valid() && token.until <= Instant::now() + LIFE_MAX);
     }
 
     #[tokio::test]

@@ -80,6 +80,7 @@ async fn gather(
         bytes += text.len();
         if files.len() >= FILES_MAX || bytes > limits::RESOURCE_BYTES_MAX {
             let max = limits::RESOURCE_BYTES_MAX;
+            let base = shown(base.as_str());
             let text = format!("{WHAT} `{base}` imports more than {FILES_MAX} files or {max} bytes");
             return Err(configuration(text));
         }
@@ -104,14 +105,25 @@ async fn load(
     base: &Url,
     import: &str,
 ) -> Result<resource::Loaded, Failure> {
-    let url = base
-        .join(import)
-        .map_err(|e| configuration(format!("{WHAT} `{base}`: cannot import `{import}`: {e}")))?;
-    if url.scheme() != base.scheme() {
-        let text = format!("{WHAT} `{base}`: cannot import `{import}`: it is in another place");
-        return Err(configuration(text));
+    let wrong = |why: &dyn std::fmt::Display| {
+        let text = format!(
+            "{WHAT} `{}`: cannot import `{import}`: {why}",
+            shown(base.as_str())
+        );
+        configuration(text)
+    };
+    let url = base.join(import).map_err(|e| wrong(&e))?;
+    // Files have no origin.
+    let is_elsewhere = url.scheme() != "file" && url.origin() != base.origin();
+    if url.scheme() != base.scheme() || is_elsewhere {
+        return Err(wrong(&"it is in another place"));
     }
-    let policy = proto.endpoint.policy().filter(|_| url.origin() == base.origin());
+    // The file may have been redirected, and its credentials are for where it was asked for.
+    let asked = Url::parse(proto.endpoint.uri()).map(|url| url.origin());
+    let policy = proto
+        .endpoint
+        .policy()
+        .filter(|_| asked.is_ok_and(|origin| origin == url.origin()));
     let what = format!("the import `{import}` of {WHAT}");
     resource::load(ctx, &what, url, policy).await
 }

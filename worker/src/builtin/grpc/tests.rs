@@ -340,3 +340,22 @@ fn tls_follows_scheme_and_port() {
         assert_eq!(address(host, port), expected, "{host} {port:?}");
     }
 }
+
+#[tokio::test]
+async fn imports_come_from_the_same_place() {
+    use crate::builtin::testing::serve;
+    // An import with `//` is no import, but URLs do without it.
+    let file = "syntax = \"proto3\"; import \"https:127.0.0.1:9/number.proto\";";
+    let base = serve(axum::Router::new().fallback(move || async move { file })).await;
+    let base = base.replace("http://", "http://someone:hunter2@");
+    let call_input = json!({
+        "proto": {"endpoint": format!("{base}/root.proto?key=hunter2")},
+        "service": {"name": "S", "host": "localhost", "port": 1}, "method": "M",
+    });
+    let (kind, _, detail) = error(call(context(None, false), input(&call_input)).await);
+    assert_eq!(kind, ErrorKind::Configuration);
+    assert!(
+        detail.contains("it is in another place") && !detail.contains("hunter2"),
+        "{detail}"
+    );
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
-use millrace_common::limits;
+use millrace_common::{limits, percent};
 use reqwest::header::HeaderMap;
 
 /// Bytes before a message: a flag, and the length.
@@ -97,7 +97,9 @@ impl Status {
     /// The status in trailers or headers, if there is one.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-        let message = headers.get("grpc-message").map(|m| unescaped(m.as_bytes()));
+        let message = headers
+            .get("grpc-message")
+            .map(|m| String::from_utf8_lossy(&percent::decoded(m.as_bytes())).into_owned());
         Some(Self {
             code,
             message: message.unwrap_or_default(),
@@ -129,21 +131,6 @@ impl fmt::Display for Status {
         }
         Ok(())
     }
-}
-
-/// Messages are percent-encoded; what is not, stays.
-fn unescaped(text: &[u8]) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((byte, tail)) = rest.split_first() {
-        let escaped = tail.first_chunk::<2>().filter(|_| *byte == b'%');
-        let decoded = escaped
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(decoded.unwrap_or(*byte));
-        rest = if decoded.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ impl Request {
         let mut url = prepared.url.clone();
         // Only fails for URLs that cannot hold credentials.
         let _ = url.set_password(None);
+        let _ = url.set_username("");
         Self {
             method: prepared.method.to_string(),
             uri: ctx.mask().text(url.as_str()),

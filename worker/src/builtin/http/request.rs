@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use millrace_common::RawJson;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -161,7 +161,10 @@ impl Prepared {
     }
 
     /// As browsers do: 303, and 301 or 302 after a POST, become a GET; credentials never leave for another host.
-    pub(super) fn point_to(&mut self, url: Url, status: StatusCode) {
+    ///
+    /// # Errors
+    /// `communication` when the body holds a secret and would go to another host.
+    pub(super) fn point_to(&mut self, ctx: &Context, url: Url, status: StatusCode) -> Result<(), Failure> {
         let becomes_get = status == StatusCode::SEE_OTHER && self.method != Method::HEAD
             || matches!(status.as_u16(), 301 | 302) && self.method == Method::POST;
         if becomes_get {
@@ -171,10 +174,28 @@ impl Prepared {
             self.headers.remove(IDEMPOTENCY_KEY);
         }
         if url.origin() != self.url.origin() {
-            self.policy = None;
-            self.headers.remove(AUTHORIZATION.as_str());
-            self.headers.remove(COOKIE.as_str());
+            self.leave_secrets(ctx, &url, status)?;
         }
         self.url = url;
+        Ok(())
+    }
+
+    fn leave_secrets(&mut self, ctx: &Context, to: &Url, status: StatusCode) -> Result<(), Failure> {
+        let body = self.body.as_ref().map(|b| String::from_utf8_lossy(&b.bytes));
+        if body.is_some_and(|body| ctx.knows_as_secret(&body)) {
+            let detail = format!(
+                "{} was redirected to another host, `{}`, and its body holds a secret, which is not sent there; if it may \
+                 be, call that address itself",
+                self.name(),
+                shown(to.as_str())
+            );
+            return Err(Failure::communication(status.as_u16(), detail));
+        }
+        self.policy = None;
+        let credentials = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
+        self.headers.retain(|name, value| {
+            !credentials.iter().any(|c| c.as_str() == name) && !ctx.knows_as_secret(value)
+        });
+        Ok(())
     }
 }

@@ -50,6 +50,11 @@ async fn answer(request: Incoming) -> Reply<Body> {
             .header("location", "/loop")
             .body(Body::empty())
             .unwrap(),
+        "/elsewhere" => Reply::builder()
+            .status(307)
+            .header("location", request.uri().query().unwrap())
+            .body(Body::empty())
+            .unwrap(),
         _ => std::future::pending().await,
     }
 }
@@ -235,4 +240,46 @@ async fn the_egress_table_holds_for_calls() {
     .unwrap();
     assert_eq!(sent["uri"], "/echo?x=1");
     assert_eq!(sent["headers"]["x-forwarded-host"], "petstore.swagger.io");
+}
+
+#[tokio::test]
+async fn secrets_are_not_redirected_to_another_host() {
+    let (base, other) = (serve().await, serve().await);
+    let ctx = Context::detached("call:http", RawJson::null());
+    ctx.conceal("open-sesame");
+    let post = |to: &str, body: Value| {
+        let headers = json!({
+            "X-Key": "Key open-sesame", "X-Plain": "v", "Authorization": "Bearer t", "Proxy-Authorization": "Basic t",
+        });
+        let endpoint = format!("{base}/elsewhere?{to}/echo");
+        run_in(
+            ctx.clone(),
+            json!({"method": "POST", "endpoint": endpoint, "redirect": true, "headers": headers, "body": body}),
+        )
+    };
+    let sent = post(&base, json!({"k": "open-sesame"})).await.unwrap();
+    assert_eq!(sent["headers"]["x-key"], "Key open-sesame", "the same host");
+    let sent = post(&other, json!({"k": "plain"})).await.unwrap();
+    let headers = sent["headers"].as_object().unwrap();
+    for gone in ["x-key", "authorization", "proxy-authorization"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(
+        (&headers["x-plain"], &sent["body"]),
+        (&json!("v"), &json!("{\"k\":\"plain\"}"))
+    );
+    let refused = problem(post(&other, json!({"k": "open-sesame"})).await);
+    let detail = refused.detail.unwrap();
+    assert!(
+        detail.contains("its body holds a secret") && detail.contains(&other),
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn the_request_is_shown_without_user_name() {
+    let base = serve().await.replace("http://", "http://someone:hunter2@");
+    let whole = run(json!({"method": "GET", "endpoint": format!("{base}/text"), "output": "response"}));
+    let uri = whole.await.unwrap()["request"]["uri"].to_string();
+    assert!(!uri.contains("someone") && !uri.contains("hunter2"), "{uri}");
 }

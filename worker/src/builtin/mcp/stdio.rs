@@ -133,7 +133,7 @@ impl Link {
             };
             if !line.trim_ascii().is_empty() {
                 let messages = json_rpc::parse(&line)
-                    .map_err(|e| self.failed(&format!("it wrote a line that is no JSON-RPC: {e}")))?;
+                    .map_err(|e| self.failed(&format!("cannot read a line that it wrote: {e}")))?;
                 self.ready.extend(messages);
             }
         }

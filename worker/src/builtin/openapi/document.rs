@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use millrace_common::{ErrorKind, limits};
+use millrace_common::{ErrorKind, limits, percent};
 use millrace_dsl::value;
 use reqwest::{Method, Url};
 use serde_json::Value;
@@ -193,7 +193,7 @@ impl Document {
                     "points into another document, which is not followed: bundle the documents into one";
                 return Err(configuration(format!("{self}: `{reference}` {text}")));
             };
-            let pointer = percent_decoded(pointer);
+            let pointer = percent::decoded_text(pointer);
             let found = self.root.pointer(&pointer);
             object =
                 found.ok_or_else(|| configuration(format!("{self}: `{reference}` points to nothing")))?;
@@ -206,14 +206,6 @@ impl std::fmt::Display for Document {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&shown(self.address.as_str()))
     }
-}
-
-fn percent_decoded(text: &str) -> String {
-    // `+` is no space in a pointer.
-    let form = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
-    url::form_urlencoded::parse(form.as_bytes())
-        .next()
-        .map_or_else(String::new, |(decoded, _)| decoded.into_owned())
 }
 
 pub(super) fn configuration(detail: String) -> Failure {

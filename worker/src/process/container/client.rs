@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use millrace_common::ErrorKind;
+use millrace_common::{ErrorKind, limits};
 use reqwest::{Client, ClientBuilder, Method, Response};
 use serde_json::Value;
 
 use crate::Failure;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of one answer in JSON.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// One API. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -79,7 +77,7 @@ impl Api {
         let request = request.header("connection", "Upgrade").header("upgrade", "tcp");
         let response = request.send().await.map_err(|e| self.unreachable(&e))?;
         if response.status().as_u16() != 101 {
-            return Err(self.refused("attach", &read(response).await.map_err(|e| self.unreachable(&e))?));
+            return Err(self.refused("attach", &self.read(response).await?));
         }
         response.upgrade().await.map_err(|e| self.unreachable(&e))
     }
@@ -93,7 +91,24 @@ impl Api {
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
         let response = self.send(method, path, query, body).await?;
-        read(response).await.map_err(|e| self.unreachable(&e))
+        self.read(response).await
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Answer, Failure> {
+        let status = response.status().as_u16();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(&e))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > limits::CONTAINER_ANSWER_BYTES_MAX {
+                return Err(Failure::runtime(format!(
+                    "{} answered {status} with more than {} bytes, the bound for an answer",
+                    self.what,
+                    limits::CONTAINER_ANSWER_BYTES_MAX
+                )));
+            }
+        }
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Ok(Answer { status, body })
     }
 
     /// The error of an answer that was not expected.
@@ -146,15 +161,21 @@ impl Api {
     }
 }
 
-async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
-    let status = response.status().as_u16();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > ANSWER_BYTES_MAX {
-            break;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin::testing::serve;
+
+    #[tokio::test]
+    async fn an_answer_above_the_bound_is_an_error() {
+        let large = || async { format!("\"{}\"", "x".repeat(limits::CONTAINER_ANSWER_BYTES_MAX)) };
+        let base = serve(axum::Router::new().fallback(large)).await;
+        let api = Api::new("Docker", Client::builder(), base, None).unwrap();
+        let failed = api
+            .ask(Method::GET, "/x", &[], None)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(failed.contains("Docker answered 200 with more than"), "{failed}");
     }
-    let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    Ok(Answer { status, body })
 }

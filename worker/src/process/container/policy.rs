@@ -1,6 +1,6 @@
 //! What definitions may ask of containers, by the worker's configuration.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use millrace_runtime::config::ProcessConfig;
 
@@ -41,14 +41,19 @@ impl Policy {
     }
 
     pub(super) fn check_volume(&self, host: &str) -> Result<(), Failure> {
-        let path = Path::new(host);
-        let is_plain = path.is_absolute() && path.components().all(|c| !matches!(c, Component::ParentDir));
-        if is_plain && self.volumes.iter().any(|dir| path.starts_with(dir)) {
+        // Nothing below them: a container that was given the directory can put a link there that leads anywhere.
+        if !host.contains(':') && self.volumes.iter().any(|dir| Path::new(host) == dir) {
             return Ok(());
         }
+        let named: Vec<String> = self.volumes.iter().map(|d| d.display().to_string()).collect();
+        let named = if named.is_empty() {
+            "none".to_owned()
+        } else {
+            named.join(", ")
+        };
         Err(configuration(format!(
-            "directory `{host}` may not be mounted: it is not below one that MILLRACE_CONTAINER_VOLUMES of this worker \
-             names"
+            "directory `{host}` may not be mounted: MILLRACE_CONTAINER_VOLUMES of this worker names {named}, and only \
+             these themselves can be"
         )))
     }
 }
@@ -103,15 +108,25 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_below_a_named_directory() {
+    fn volumes_are_the_named_directories_themselves() {
         let none = Policy::default();
         assert!(none.check_volume("/data").is_err());
         let some = Policy {
-            volumes: vec!["/data".into()],
+            volumes: vec!["/data".into(), "/a:b".into()],
             ..Policy::default()
         };
-        assert!(some.check_volume("/data/in").is_ok());
-        for bad in ["/database", "/data/../etc", "data/x", "named"] {
+        assert!(some.check_volume("/data").is_ok() && some.check_volume("/data/").is_ok());
+        for bad in [
+            "/database",
+            "/data/../etc",
+            "data/x",
+            "named",
+            "/data/x",
+            "/data/x/..",
+            "/data:/etc",
+            "/a:b",
+            "",
+        ] {
             assert!(some.check_volume(bad).is_err(), "{bad}");
         }
     }

@@ -110,7 +110,7 @@ async fn a_container_is_made_started_awaited_and_removed() {
     .await;
     let process = json!({
         "image": "alpine", "name": "nice", "command": "cat; echo $1", "arguments": ["a"], "stdin": "Hello",
-        "environment": {"N": 1}, "ports": {"8080": 80}, "volumes": {"/data/in": "/in"},
+        "environment": {"N": 1}, "ports": {"8080": 80}, "volumes": {"/data": "/in"},
         "lifetime": {"cleanup": "always"},
     });
     let output = run(&stub, json!({"process": process, "return": "all"})).await;
@@ -134,7 +134,7 @@ async fn a_container_is_made_started_awaited_and_removed() {
         "ExposedPorts": {"80/tcp": {}},
         "OpenStdin": true, "StdinOnce": true, "AttachStdin": true, "Tty": false,
         "HostConfig": {
-            "Binds": ["/data/in:/in"], "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]},
+            "Binds": ["/data:/in"], "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]},
             "Memory": 67_108_864, "MemorySwap": 67_108_864, "PidsLimit": 1024, "Privileged": false,
             "SecurityOpt": ["no-new-privileges"], "RestartPolicy": {"Name": "no"},
         },
