@@ -18,7 +18,10 @@
 //! | `/auth/…`, `/own/bearer`, `/own/digest/…`, `/own/hash/…` | see `authority` |
 //! | `/own/refuse` | 418 with the request as body |
 //! | `/own/count/{key}` | how often `key` was called |
+//! | `/own/agents/…` | servers of other protocols, see [`agents`] |
 //! | `/v1/traces` | takes spans (OTLP, protobuf) |
+
+mod agents;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
@@ -189,6 +192,9 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
                 body,
             )
             .await
+        }
+        ["own", "agents", rest @ ..] => {
+            agents::serve(rest, parts.method.as_str(), &parts.headers, body).await
         }
         ["own", "status", code] => json(code.parse().unwrap_or(500), json!({"code": code})),
         ["own", "flaky", key, failures] => {
