@@ -62,11 +62,19 @@ pub const FOR_CONCURRENCY_MAX: u32 = 1_000;
 /// passes it. What its `output.as` makes of them must be a payload.
 pub const FOR_RESULTS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Completed tasks that one saga remembers to undo. One more faults the task that completed.
+/// Completed tasks that the sagas of one instance remember to undo. One more faults the task that completed.
 pub const SAGA_TASKS_MAX: usize = 10_000;
 
-/// Bytes of inputs and outputs that one saga remembers, as JSON. More faults the task that completed.
+/// Bytes of inputs and outputs that the sagas of one instance remember, as JSON. More faults the task that completed.
 pub const SAGA_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Sagas of one instance that were undone, in different places and iterations: each is remembered to give its next run
+/// other keys. At the bound another saga faults as it begins.
+pub const SAGAS_UNDONE_MAX: usize = 10_000;
+
+/// Detached steps of one instance whose end is awaited for its history. At the bound the oldest is forgotten: its end is
+/// not told.
+pub const DETACHED_STEPS_MAX: usize = 1_000;
 
 /// Bytes of an idempotency key that a definition computes; it travels in a header. A longer one faults the task.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;

@@ -14,6 +14,9 @@
 //! | event | – | consumed | kept | – | – |
 //! | continue | – | goes on | – | – | – |
 //! | lost | – | dispatched again | remembered | – | – |
+//!
+//! A quarantined instance asks again for what it missed once it is resumed, except for events: those are gone for it, as an
+//! operator is told (MR-QUARANTINE).
 
 use std::sync::Arc;
 

@@ -46,7 +46,7 @@ pub(crate) struct Frame {
     pub(crate) timeout: Option<Timer>,
     /// Progress saved by steps of earlier attempts, for the next one. Kept by `try` and the workflow.
     pub(crate) kept: BTreeMap<u64, RawJson>,
-    /// How often it began anew after what it had done was undone: part of the paths below.
+    /// Which undoing of a saga it began anew after, 0 for none: part of the paths below.
     pub(crate) round: u32,
     /// Results of a parallel `for`, or completed tasks of a saga: each stored in a field of its own.
     pub(crate) entries: Entries,
@@ -93,7 +93,14 @@ pub(crate) enum Body {
     /// A branch that is done; waits for the others.
     Done(Data),
     /// A branch of a competing fork that failed; the others go on.
-    Failed(Box<Problem>),
+    Failed(Box<Failed>),
+}
+
+/// An error, and whether the task that failed says that no `try` retries it.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    pub(crate) problem: Problem,
+    pub(crate) is_final: bool,
 }
 
 /// Where a task with extensions stands. Of `n` extensions, the positions are: below `n` the list `before` of each, in
@@ -163,7 +170,7 @@ pub(crate) struct UndoState {
     /// `{input, output}` of the completed task.
     pub(crate) arguments: Data,
     /// Why.
-    pub(crate) problem: Box<Problem>,
+    pub(crate) failed: Box<Failed>,
     pub(crate) then: UndoThen,
 }
 
@@ -321,10 +328,18 @@ pub(crate) enum Part {
     Data,
     /// A branch's own context.
     Context,
+    /// What a `listen` has consumed.
+    Consumed,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 4] = [Self::State, Self::Fixed, Self::Data, Self::Context];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::State,
+        Self::Fixed,
+        Self::Data,
+        Self::Context,
+        Self::Consumed,
+    ];
 
     /// First letter of its field.
     pub(crate) const fn letter(self) -> char {
@@ -333,6 +348,7 @@ impl Part {
             Self::Fixed => 'd',
             Self::Data => 'v',
             Self::Context => 'x',
+            Self::Consumed => 'q',
         }
     }
 }
@@ -343,9 +359,11 @@ pub(crate) struct Parts(u8);
 
 impl Parts {
     pub(crate) const STATE: Self = Self(1 << Part::State as u8);
-    pub(crate) const ALL: Self = Self(15);
+    pub(crate) const ALL: Self = Self(31);
     /// A list went on.
     pub(crate) const CURSOR: Self = Self(Self::STATE.0 | 1 << Part::Data as u8);
+    /// A `listen` consumed an event, or is through with one.
+    pub(crate) const CONSUMED: Self = Self(Self::CURSOR.0 | 1 << Part::Consumed as u8);
     /// A branch has a context of its own.
     pub(crate) const CONTEXT: Self = Self(Self::STATE.0 | 1 << Part::Context as u8);
 
@@ -434,6 +452,8 @@ impl Frame {
         match &self.body {
             Body::For(state) => state.index,
             Body::Listen(state) => u32::try_from(state.output.len()).unwrap_or(u32::MAX),
+            // What a handler did is not undone with the rest.
+            Body::Try(state) if state.phase == Phase::Handler => 0,
             Body::List(_)
             | Body::Each(_)
             | Body::Item(_)
@@ -448,6 +468,11 @@ impl Frame {
             | Body::Done(_)
             | Body::Failed(_) => self.round,
         }
+    }
+
+    /// True when its entries are completed tasks of sagas.
+    pub(crate) const fn remembers_tasks(&self) -> bool {
+        !matches!(self.body, Body::Each(_))
     }
 
     pub(crate) fn open(&self) -> Open {

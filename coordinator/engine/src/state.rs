@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_common::{DefinitionRef, InstanceKey, ParentLink, Problem};
-use millrace_dsl::{Value, value};
+use millrace_dsl::Value;
 
 use crate::data::Data;
 use crate::effect::{Dispatch, Writes};
-use crate::entries::Entries;
 use crate::frame::{Body, Frame, FrameId, Open, Parts, ROOT_FRAME};
 use crate::plan::Plan;
 use crate::status::Status;
@@ -33,6 +32,12 @@ pub struct Instance {
     pub(crate) plan: Option<Arc<Plan>>,
     pub(crate) open_steps: usize,
     pub(crate) open_waits: usize,
+    /// Completed tasks that its sagas remember, and their bytes.
+    pub(crate) remembered: (usize, usize),
+    /// Sagas that were undone, by path: the number of the last time. What they repeat gets other keys.
+    pub(crate) rounds: BTreeMap<u64, u32>,
+    /// Detached steps whose end nobody has told yet, oldest first.
+    pub(crate) detached: VecDeque<u64>,
     pub(crate) changes: Changes,
 }
 
@@ -65,6 +70,8 @@ pub(crate) struct Header {
     pub(crate) continuing: bool,
     /// Number of the last completed task that a saga recorded.
     pub(crate) recorded: u32,
+    /// How often a saga of this instance was undone.
+    pub(crate) rounds: u32,
     /// Compensations of this run that are done, and that failed.
     pub(crate) undone: u32,
     pub(crate) undo_failed: u32,
@@ -109,16 +116,20 @@ pub(crate) enum Part {
     Context,
     Output,
     Error,
+    Rounds,
+    Detached,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Identity,
         Self::Header,
         Self::Input,
         Self::Context,
         Self::Output,
         Self::Error,
+        Self::Rounds,
+        Self::Detached,
     ];
 
     /// Name of its field.
@@ -130,6 +141,8 @@ impl Part {
             Self::Context => "c",
             Self::Output => "out",
             Self::Error => "err",
+            Self::Rounds => "r",
+            Self::Detached => "dt",
         }
     }
 }
@@ -161,6 +174,9 @@ impl Instance {
             plan: None,
             open_steps: 0,
             open_waits: 0,
+            remembered: (0, 0),
+            rounds: BTreeMap::new(),
+            detached: VecDeque::new(),
             changes: Changes::default(),
         };
         for part in [Part::Identity, Part::Header, Part::Input] {
@@ -321,28 +337,42 @@ impl Instance {
     }
 
     /// Puts an entry into a frame.
-    pub(crate) fn add_entry(&mut self, id: FrameId, n: u32, value: Value, bytes: usize) {
+    pub(crate) fn add_entry(&mut self, id: FrameId, n: u32, value: Value) {
         if let Some(frame) = self.edit(id, Parts::STATE) {
-            frame.entries.insert(n, value, bytes);
+            let is_task = frame.remembers_tasks();
+            let bytes = frame.entries.insert(n, value);
             self.changes.frame_bytes += bytes;
+            if is_task {
+                self.remembered = (self.remembered.0 + 1, self.remembered.1 + bytes);
+            }
         }
     }
 
     /// Takes an entry out of a frame.
     pub(crate) fn take_entry(&mut self, id: FrameId, n: u32) -> Option<Value> {
         let frame = self.edit(id, Parts::STATE)?;
-        let (_, found) = frame.entries.iter().find(|(m, _)| *m == n)?;
-        let bytes = value::to_raw(found).len();
-        let taken = frame.entries.remove(n, bytes);
+        let is_task = frame.remembers_tasks();
+        let (taken, bytes) = frame.entries.remove(n)?;
         self.changes.frame_bytes = self.changes.frame_bytes.saturating_sub(bytes);
-        taken
+        if is_task {
+            self.forgets(1, bytes);
+        }
+        Some(taken)
+    }
+
+    fn forgets(&mut self, tasks: usize, bytes: usize) {
+        let (all, total) = self.remembered;
+        self.remembered = (all.saturating_sub(tasks), total.saturating_sub(bytes));
     }
 
     /// Forgets the entries of a frame that stays.
     pub(crate) fn clear_entries(&mut self, id: FrameId) {
         if let Some(frame) = self.frames.get_mut(&id).filter(|f| !f.entries.is_empty()) {
             store::delete_entries(&mut self.changes, id, frame);
-            frame.entries = Entries::default();
+            let gone = std::mem::take(&mut frame.entries);
+            if frame.remembers_tasks() {
+                self.forgets(gone.len(), gone.bytes());
+            }
         }
     }
 
@@ -351,6 +381,9 @@ impl Instance {
         let frame = self.frames.remove(&id)?;
         self.count(frame.open(), false);
         store::delete(&mut self.changes, id, &frame);
+        if frame.remembers_tasks() {
+            self.forgets(frame.entries.len(), frame.entries.bytes());
+        }
         if let Some(parent) = frame.parent.and_then(|p| self.frames.get_mut(&p))
             && let Some(at) = parent.children.iter().rposition(|c| *c == id)
         {

@@ -264,7 +264,8 @@ fn leaf(frame: &FrameRow) -> Option<Waiting> {
         | BodyRow::Item(_)
         | BodyRow::Undo { .. }
         | BodyRow::Done { .. }
-        | BodyRow::Failed(_) => return None,
+        | BodyRow::Failed(_)
+        | BodyRow::FailedFinally(_) => return None,
     })
 }
 

@@ -4,9 +4,9 @@ use millrace_common::{ErrorKind, Problem, limits};
 
 use crate::data::Data;
 use crate::effect::Effect;
-use crate::frame::{Body, Cursor, ForkState, Frame, FrameId, Parts, ROOT_FRAME, Timer, TimerKind};
+use crate::frame::{Body, Cursor, ForkState, Frame, FrameId, Part, Parts, ROOT_FRAME, Timer, TimerKind};
 use crate::plan::{Action, NodeId};
-use crate::state::Part;
+use crate::state::Part as InstancePart;
 use crate::trace::Event;
 
 use super::{Activation, Move, Run};
@@ -33,7 +33,7 @@ impl Activation<'_> {
         let header = &mut self.instance.header;
         header.ordinal = header.ordinal.saturating_add(1);
         let ordinal = header.ordinal;
-        self.instance.touch(Part::Header);
+        self.instance.touch(InstancePart::Header);
         let frame = self.instance.frame(parent)?;
         Some(Run {
             node,
@@ -167,7 +167,7 @@ impl Activation<'_> {
             due_ms: self.now_ms.saturating_add(length_ms),
             fired: false,
         };
-        self.instance.touch(Part::Header);
+        self.instance.touch(InstancePart::Header);
         self.effects.push(Effect::StartTimer {
             timer: timer.id(frame),
             due_ms: timer.due_ms,
@@ -216,7 +216,7 @@ pub(crate) fn new_frame(
         body,
         children: Vec::new(),
         dirty: Parts::default(),
-        stored: [0; 4],
+        stored: [0; Part::ALL.len()],
     }
 }
 

@@ -1,16 +1,20 @@
 //! `await: false` of a process: handed to the fleet, and the task is done.
 //!
 //! The step has no frame. It leaves through the outbox once, and from then on the work queue keeps it: neither the end
-//! of the instance nor a cancel calls it off. Its result only becomes an entry of the trace.
+//! of the instance nor a cancel calls it off. Its first result only becomes an entry of the trace; until then the instance
+//! keeps a fingerprint of it.
 
+use millrace_common::hash::StableHash;
 use millrace_common::{Problem, StepOutcome, StepResult, limits};
+use millrace_dsl::model::Settings;
 use millrace_dsl::template::Template;
 
 use crate::data::Data;
 use crate::effect::{Dispatch, Effect, Ignored};
 use crate::ids;
 use crate::plan::{NodeId, Plan};
-use crate::state::Instance;
+use crate::settings;
+use crate::state::{Instance, Part};
 use crate::trace::{self, Event};
 
 use super::{Activation, Move, Run};
@@ -34,15 +38,8 @@ impl Activation<'_> {
             key,
             task: node.pointer.to_string(),
             function: function.to_owned(),
-            queue: node
-                .settings
-                .queue
-                .clone()
-                .or_else(|| self.plan.document.settings.queue.clone()),
-            max_deliveries: node
-                .settings
-                .max_deliveries
-                .or(self.plan.document.settings.max_deliveries),
+            queue: self.setting(run, |s| s.queue.as_ref()).cloned(),
+            max_deliveries: self.setting(run, |s| s.max_deliveries.as_ref()).copied(),
             heartbeat_ms: None,
             start_by_ms: None,
             attempt: run.attempt,
@@ -54,9 +51,24 @@ impl Activation<'_> {
             definition: self.plan.definition().to_owned(),
             traceparent: self.instance.identity.traceparent.clone(),
         };
+        self.await_end(&step.step);
         self.effects.push(Effect::Detach(Box::new(step)));
         self.trace(run, None, Event::new("task.detached"));
         Ok(self.complete(run.clone(), input.clone(), input.clone(), None, None))
+    }
+
+    /// Notes a step so that its end is told once.
+    fn await_end(&mut self, step: &str) {
+        let open = &mut self.instance.detached;
+        open.push_back(fingerprint(step));
+        if open.len() > limits::DETACHED_STEPS_MAX {
+            open.pop_front();
+        }
+        self.instance.touch(Part::Detached);
+    }
+
+    fn setting<T>(&self, run: &Run, read: impl Fn(&Settings) -> Option<&T>) -> Option<&T> {
+        settings::of_task(self.instance, self.plan, run.node, Some(run.parent), read).map(|(found, _)| found)
     }
 
     /// When the task's own timeout ends. Those around it end with the workflow, which the process outlives.
@@ -70,7 +82,11 @@ impl Activation<'_> {
     }
 }
 
-/// The end of a detached step, also after the end of its instance.
+fn fingerprint(step: &str) -> u64 {
+    StableHash::new().part(step).finish()
+}
+
+/// The end of a detached step, also after the end of its instance: the first one that is reported.
 pub(crate) fn ended(
     instance: &mut Instance,
     plan: &Plan,
@@ -79,6 +95,14 @@ pub(crate) fn ended(
     now_ms: i64,
 ) -> Result<(), Ignored> {
     let node = plan.node(node).ok_or(Ignored::StaleStep)?;
+    let step = fingerprint(&result.step);
+    let open = &mut instance.detached;
+    let at = open.iter().position(|s| *s == step).ok_or(Ignored::StaleStep)?;
+    open.remove(at);
+    match open.is_empty() {
+        true => instance.drop_part(Part::Detached),
+        false => instance.touch(Part::Detached),
+    }
     let event = match &result.outcome {
         StepOutcome::Output(_) => Event::new("task.detachedCompleted"),
         StepOutcome::Error(problem) => Event::error("task.detachedFaulted", problem),

@@ -35,6 +35,7 @@ impl Activation<'_> {
     pub(crate) fn drop_failed(&mut self, id: FrameId) {
         self.drop_below(id);
         self.call_off(id);
+        self.hand_over(id);
         self.instance.remove(id);
     }
 
@@ -44,6 +45,7 @@ impl Activation<'_> {
         {
             self.trace(&run, Some(id), Event::new("task.cancelled"));
         }
+        self.leave_undone(id);
         self.hand_over(id);
         self.instance.remove(id);
     }

@@ -115,10 +115,9 @@ impl Activation<'_> {
             };
         }
         self.close(item);
-        let bytes = 3 + output.raw().len() + context.as_ref().map_or(0, |c| c.raw().len());
         let parts = std::iter::once(&output).chain(&context);
         let entry: Value = parts.map(|d| d.value().clone()).collect();
-        self.instance.add_entry(id, index, entry, bytes);
+        self.instance.add_entry(id, index, entry);
         match self.check_results(id) {
             Ok(()) => Move::Run(id),
             Err(problem) => self.fail_frame(id, problem),

@@ -87,6 +87,12 @@ impl Activation<'_> {
         matches!(body, Some(Body::Extended(e)) if e.told)
     }
 
+    /// True for a task that an extension answered for: it did nothing itself.
+    pub(crate) fn was_skipped(&self, own: Option<FrameId>) -> bool {
+        let body = own.and_then(|id| self.instance.frame(id)).map(|f| &f.body);
+        matches!(body, Some(Body::Extended(e)) if !e.told)
+    }
+
     /// The list that runs now; empty when it is the task's turn.
     pub(crate) fn extension_list(&self, state: &Extended) -> List {
         let count = state.count();

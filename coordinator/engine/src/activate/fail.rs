@@ -2,7 +2,7 @@
 
 use millrace_common::Problem;
 
-use crate::frame::{Body, Frame, FrameId, Parts, Phase, UndoThen};
+use crate::frame::{Body, Failed, Frame, FrameId, Parts, Phase, UndoThen};
 use crate::trace::Event;
 
 use super::{Activation, Failure, Move, Run};
@@ -15,9 +15,13 @@ impl Activation<'_> {
     pub(crate) fn fail_task(&mut self, run: &Run, own: Option<FrameId>, problem: Problem) -> Move {
         let problem = shorten(problem.at(&self.node(run.node).pointer));
         if let Some(id) = own.filter(|id| self.must_undo(*id)) {
-            return self.undo(id, problem, UndoThen::Fail);
+            let failed = Failed {
+                problem,
+                is_final: false,
+            };
+            return self.undo(id, failed, UndoThen::Fail);
         }
-        self.is_final = self.is_non_retryable(run, own, &problem);
+        let is_final = self.is_non_retryable(run, &problem);
         self.trace(run, own, Event::error("task.faulted", &problem));
         if let Some(id) = own {
             self.keep_progress(id);
@@ -27,7 +31,7 @@ impl Activation<'_> {
             below: None,
             parent: run.parent,
             branch: run.branch,
-            problem,
+            failed: Failed { problem, is_final },
         })
     }
 
@@ -48,18 +52,18 @@ impl Activation<'_> {
             below,
             parent,
             branch,
-            problem,
+            failed,
         } = failure;
         let Some(frame) = self.instance.frame(parent) else {
             return Move::Idle;
         };
         match &frame.body {
-            Body::Try(t) if t.phase == Phase::Body => match self.catches(parent, &problem) {
-                Ok(true) => self.caught(parent, problem),
-                Ok(false) => self.pass_on(parent, problem),
+            Body::Try(t) if t.phase == Phase::Body => match self.catches(parent, &failed.problem) {
+                Ok(true) => self.caught(parent, failed),
+                Ok(false) => self.pass_on(parent, failed),
                 Err(other) => self.fail_frame(parent, other),
             },
-            Body::Fork(_) if self.branches(frame).1 => self.lose(parent, below, branch, problem),
+            Body::Fork(_) if self.branches(frame).1 => self.lose(parent, below, branch, failed),
             Body::List(_)
             | Body::For(_)
             | Body::Fork(_)
@@ -68,40 +72,40 @@ impl Activation<'_> {
             | Body::Listen(_)
             | Body::Extended(_)
             | Body::Each(_)
-            | Body::Item(_) => self.pass_on(parent, problem),
-            Body::Undo(_) => self.leave_undo(parent, Some(&problem)),
+            | Body::Item(_) => self.pass_on(parent, failed),
+            Body::Undo(_) => self.leave_undo(parent, Some(&failed.problem)),
             Body::Step(_) | Body::Wait(_) | Body::Child(_) | Body::Done(_) | Body::Failed(_) => Move::Idle,
         }
     }
 
     /// The task of a frame fails with what failed below it. Nothing is taken down yet: whoever catches it does that, and
     /// if nobody does, a retry needs the frames on the way.
-    pub(crate) fn pass_on(&mut self, id: FrameId, problem: Problem) -> Move {
+    pub(crate) fn pass_on(&mut self, id: FrameId, failed: Failed) -> Move {
         let Some(frame) = self.instance.frame(id) else {
             return Move::Idle;
         };
         let is_task = !matches!(frame.body, Body::Item(_));
         if self.must_undo(id) {
-            return self.undo(id, problem, UndoThen::PassOn);
+            return self.undo(id, failed, UndoThen::PassOn);
         }
         let Some(run) = Run::of(frame) else {
-            return self.fault(problem);
+            return self.fault(failed.problem);
         };
         if is_task && !self.runs_task(id) {
-            self.trace(&run, Some(id), Event::error("task.faulted", &problem));
+            self.trace(&run, Some(id), Event::error("task.faulted", &failed.problem));
         }
         Move::Fail(Failure {
             below: Some(id),
             parent: run.parent,
             branch: run.branch,
-            problem,
+            failed,
         })
     }
 
     /// A branch of a competing fork failed: the others go on. When none is left, the fork fails with the error of its
     /// first branch.
-    fn lose(&mut self, fork: FrameId, below: Option<FrameId>, branch: Option<u32>, problem: Problem) -> Move {
-        let body = Body::Failed(Box::new(problem));
+    fn lose(&mut self, fork: FrameId, below: Option<FrameId>, branch: Option<u32>, failed: Failed) -> Move {
+        let body = Body::Failed(Box::new(failed));
         match below {
             Some(id) => {
                 self.drop_below(id);
@@ -123,7 +127,7 @@ impl Activation<'_> {
         match &frame.body {
             Body::Fork(state) if state.failed < self.branches(frame).0.len => Move::Idle,
             _ => match self.first_failure(frame) {
-                Some(problem) => self.pass_on(fork, problem),
+                Some(failed) => self.pass_on(fork, failed),
                 None => Move::Idle,
             },
         }
@@ -147,17 +151,17 @@ impl Activation<'_> {
         self.settle_branch(run, None, body, None);
     }
 
-    fn first_failure(&self, fork: &Frame) -> Option<Problem> {
+    fn first_failure(&self, fork: &Frame) -> Option<Failed> {
         let branches = fork.children.iter().filter_map(|c| self.instance.frame(*c));
         let failed = branches.filter_map(|f| {
-            let Body::Failed(problem) = &f.body else {
+            let Body::Failed(failed) = &f.body else {
                 return None;
             };
-            Some((f.branch, problem))
+            Some((f.branch, failed))
         });
         failed
             .min_by_key(|(branch, _)| *branch)
-            .map(|(_, problem)| (**problem).clone())
+            .map(|(_, failed)| (**failed).clone())
     }
 }
 

@@ -335,7 +335,7 @@ impl<'a> Activation<'a> {
     }
 
     fn edit_listen(&mut self, id: FrameId) -> Option<&mut ListenState> {
-        match &mut self.instance.edit(id, Parts::CURSOR)?.body {
+        match &mut self.instance.edit(id, Parts::CONSUMED)?.body {
             Body::Listen(state) => Some(state),
             _ => None,
         }

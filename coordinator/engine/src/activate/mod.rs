@@ -38,12 +38,12 @@ pub(crate) use fail::shorten;
 
 use std::cell::Cell;
 
-use millrace_common::{InstanceKey, Problem, RecordBody, limits};
+use millrace_common::{InstanceKey, RecordBody, limits};
 use millrace_dsl::model::Flow;
 
 use crate::data::Data;
 use crate::effect::{Effect, Ignored};
-use crate::frame::{Body, Frame, FrameId, Phase};
+use crate::frame::{Body, Failed, Frame, FrameId, Phase};
 use crate::ids::Path;
 use crate::plan::{Definitions, Node, NodeId, Plan};
 use crate::scope::{Scope, TaskScope};
@@ -65,8 +65,6 @@ pub(crate) struct Activation<'a> {
     agenda: Vec<FrameId>,
     /// Frames that the budget stopped, in this order.
     interrupted: Vec<FrameId>,
-    /// The last task that failed says of this error that no `try` retries it.
-    is_final: bool,
 }
 
 /// What comes next.
@@ -102,7 +100,7 @@ pub(crate) struct Failure {
     pub(crate) parent: FrameId,
     /// Which branch failed, if the parent is a fork.
     pub(crate) branch: Option<u32>,
-    pub(crate) problem: Problem,
+    pub(crate) failed: Failed,
 }
 
 /// One task execution: what is known of it before and after it has a frame.
@@ -151,7 +149,6 @@ impl<'a> Activation<'a> {
             effort: Cell::new(0),
             agenda: Vec::new(),
             interrupted: Vec::new(),
-            is_final: false,
         }
     }
 

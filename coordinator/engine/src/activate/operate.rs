@@ -44,7 +44,7 @@ impl Activation<'_> {
             Body::Step(step) => step.held.is_some(),
             Body::Child(child) => child.held.is_some(),
             Body::Listen(state) => {
-                state.item.is_none() && !(state.queue.is_empty() && state.failed.is_none())
+                state.item.is_none() && (state.done || state.failed.is_some() || !state.queue.is_empty())
             }
             Body::List(_)
             | Body::For(_)

@@ -5,7 +5,7 @@ use millrace_dsl::Value;
 use millrace_dsl::duration::Duration;
 use millrace_dsl::model::{Backoff, DurationValue, Retry};
 
-use crate::frame::FrameId;
+use crate::frame::{Failed, FrameId};
 
 use super::{Activation, Run};
 
@@ -18,17 +18,17 @@ pub(crate) enum Verdict {
         delay_ms: i64,
     },
     /// Handle the error, or pass it on.
-    GiveUp(Problem),
+    GiveUp(Failed),
 }
 
 impl Activation<'_> {
     /// Decides by the policy of a `try`.
-    pub(crate) fn verdict(&self, id: FrameId, error: &Value, problem: &Problem) -> Result<Verdict, Problem> {
-        let give_up = || Ok(Verdict::GiveUp(problem.clone()));
+    pub(crate) fn verdict(&self, id: FrameId, error: &Value, failed: &Failed) -> Result<Verdict, Problem> {
+        let give_up = || Ok(Verdict::GiveUp(failed.clone()));
         let Some(policy) = self.try_node(id).and_then(|n| n.retry.as_ref()) else {
             return give_up();
         };
-        if self.is_final {
+        if failed.is_final {
             return give_up();
         }
         let Some(state) = self.try_state(id) else {
@@ -41,7 +41,11 @@ impl Activation<'_> {
             return give_up();
         }
         if state.retries >= limits::RETRY_ATTEMPTS_MAX {
-            return Ok(Verdict::GiveUp(capped(problem)));
+            let problem = capped(&failed.problem);
+            return Ok(Verdict::GiveUp(Failed {
+                problem,
+                is_final: failed.is_final,
+            }));
         }
         let delay_ms = self.delay(id, policy, state.retries.saturating_add(1))?;
         if let Some(total) = &policy.total {

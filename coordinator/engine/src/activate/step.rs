@@ -60,29 +60,26 @@ impl Activation<'_> {
 
     /// The idempotency key that the definition gives, seen from the call that says so.
     fn own_key(&self, run: &Run, input: &Data) -> Result<Option<String>, Problem> {
-        let node = self.node(run.node);
-        let called = self.instance.frame(run.parent).and_then(|parent| {
-            let is_call = matches!(parent.body, Body::Inline(_)) || parent.node == run.node;
-            let found = settings::of_frame(self.instance, self.plan, parent, |s| s.idempotency_key.as_ref());
-            found
-                .filter(|_| is_call)
-                .map(|(e, at)| (e, at.unwrap_or(run.parent)))
-        });
-        let found = match called.and_then(|(e, at)| Some((e, self.instance.frame(at)?))) {
-            Some((expression, frame)) => match Run::of(frame) {
-                Some(run) => self
-                    .scope(&run, None, Some(&frame.input), None)
-                    .expression(expression, frame.input.value())?,
-                None => return Ok(None),
-            },
-            None => match &node.settings.idempotency_key {
-                Some(expression) => self
-                    .scope(run, None, Some(input), None)
-                    .expression(expression, input.value())?,
-                None => return Ok(None),
-            },
+        let Some((expression, at)) =
+            settings::of_task(self.instance, self.plan, run.node, Some(run.parent), |s| {
+                s.idempotency_key.as_ref()
+            })
+        else {
+            return Ok(None);
         };
-        let key = as_text(&found, "`idempotencyKey`")?;
+        let called = at
+            .and_then(|id| self.instance.frame(id))
+            .and_then(|f| Some((Run::of(f)?, &f.input)));
+        let (run, input) = called.as_ref().map_or((run, input), |(run, input)| (run, *input));
+        let found = self
+            .scope(run, None, Some(input), None)
+            .expression(expression, input.value())?;
+        let mut key = as_text(&found, "`idempotencyKey`")?;
+        let round = self.round_around(run.parent);
+        if round > 0 {
+            // What was done under the key alone has been undone.
+            key = format!("{key}~{round}");
+        }
         let max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
         let fits = (1..=max).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
         fits.then_some(Some(key.clone())).ok_or_else(|| {
@@ -136,18 +133,11 @@ impl Activation<'_> {
     }
 
     /// True when the settings of a task say that this error of it is not retried.
-    pub(crate) fn is_non_retryable(&self, run: &Run, own: Option<FrameId>, problem: &Problem) -> bool {
-        let listed = |types: &[String]| types.iter().any(|t| same_kind(t, problem));
-        if let Some(frame) = own.and_then(|id| self.instance.frame(id)) {
-            let found = settings::of_frame(self.instance, self.plan, frame, |s| s.non_retryable.as_ref());
-            return found.is_some_and(|(types, _)| listed(types));
-        }
-        let own = &self.node(run.node).settings;
-        let types = own
-            .non_retryable
-            .as_ref()
-            .or(self.plan.document.settings.non_retryable.as_ref());
-        types.is_some_and(|types| listed(types))
+    pub(crate) fn is_non_retryable(&self, run: &Run, problem: &Problem) -> bool {
+        let types = settings::of_task(self.instance, self.plan, run.node, Some(run.parent), |s| {
+            s.non_retryable.as_ref()
+        });
+        types.is_some_and(|(types, _)| types.iter().any(|t| same_kind(t, problem)))
     }
 
     fn announce(&mut self, id: FrameId) {

@@ -3,7 +3,7 @@
 use millrace_common::{ErrorKind, Problem, TimerId};
 
 use crate::effect::{Effect, Ignored};
-use crate::frame::{FrameId, Parts, TimerKind};
+use crate::frame::{Failed, FrameId, Parts, TimerKind};
 
 use super::{Activation, Failure, Move};
 
@@ -62,7 +62,6 @@ impl Activation<'_> {
 
     /// An attempt of a `try` took too long: an error like one from inside.
     fn time_out_attempt(&mut self, id: FrameId) -> Move {
-        self.is_final = false;
         let Some(state) = self.try_state(id) else {
             return Move::Idle;
         };
@@ -81,7 +80,10 @@ impl Activation<'_> {
             below: None,
             parent: id,
             branch: None,
-            problem,
+            failed: Failed {
+                problem,
+                is_final: false,
+            },
         })
     }
 }

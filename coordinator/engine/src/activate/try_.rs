@@ -6,7 +6,7 @@ use millrace_dsl::{Value, value};
 
 use crate::data::Data;
 use crate::effect::Effect;
-use crate::frame::{Body, Cursor, Frame, FrameId, Parts, Phase, TryState, UndoThen};
+use crate::frame::{Body, Cursor, Failed, Frame, FrameId, Parts, Phase, TryState, UndoThen};
 use crate::plan::{Action, TryNode};
 use crate::scope::Scope;
 use crate::trace::Event;
@@ -26,7 +26,9 @@ impl<'a> Activation<'a> {
             attempt_timer: None,
             delay: None,
         };
+        self.check_rounds(run)?;
         let id = self.enter(run, input, Body::Try(state))?;
+        self.take_up_saga(id);
         match self.arm_attempt(id) {
             Ok(()) => Ok(Move::Run(id)),
             Err(problem) => Ok(self.fail_frame(id, problem)),
@@ -123,7 +125,7 @@ impl<'a> Activation<'a> {
     }
 
     /// The error is this `try`'s: take down what is below and decide.
-    pub(crate) fn caught(&mut self, id: FrameId, problem: Problem) -> Move {
+    pub(crate) fn caught(&mut self, id: FrameId, failed: Failed) -> Move {
         self.gather_progress(id);
         self.drop_below(id);
         if let Some(timer) = self.try_state(id).and_then(|t| t.attempt_timer) {
@@ -132,10 +134,10 @@ impl<'a> Activation<'a> {
             }
             self.change_try(id, |t, _| t.attempt_timer = None);
         }
-        let error = error_value(&problem);
-        match self.verdict(id, &error, &problem) {
-            Ok(Verdict::Retry { delay_ms }) => self.retry(id, &problem, error, delay_ms),
-            Ok(Verdict::GiveUp(problem)) => self.handle(id, problem),
+        let error = error_value(&failed.problem);
+        match self.verdict(id, &error, &failed) {
+            Ok(Verdict::Retry { delay_ms }) => self.retry(id, &failed.problem, error, delay_ms),
+            Ok(Verdict::GiveUp(failed)) => self.handle(id, failed),
             Err(other) => self.fail_frame(id, other),
         }
     }
@@ -167,9 +169,9 @@ impl<'a> Activation<'a> {
     }
 
     /// `catch.do`; without it a retried error goes on, any other is done with and the output is the input.
-    pub(crate) fn handle(&mut self, id: FrameId, problem: Problem) -> Move {
+    pub(crate) fn handle(&mut self, id: FrameId, failed: Failed) -> Move {
         if self.must_undo(id) {
-            return self.undo(id, problem, UndoThen::Handle);
+            return self.undo(id, failed, UndoThen::Handle);
         }
         let Some(node) = self.try_node(id) else {
             return Move::Idle;
@@ -178,7 +180,7 @@ impl<'a> Activation<'a> {
             return Move::Idle;
         };
         if node.handler.is_some() {
-            let error = Data::new(error_value(&problem));
+            let error = Data::new(error_value(&failed.problem));
             self.change_try(id, |t, input| {
                 t.phase = Phase::Handler;
                 t.cursor = Cursor::new(input);
@@ -187,7 +189,7 @@ impl<'a> Activation<'a> {
             return Move::Run(id);
         }
         if node.retry.is_some() {
-            return self.pass_on(id, problem);
+            return self.pass_on(id, failed);
         }
         Move::Finish {
             frame: id,

@@ -4,7 +4,7 @@ use millrace_common::{ChildOutcome, Problem, RecordBody};
 
 use crate::data::Data;
 use crate::effect::Effect;
-use crate::frame::{Body, FrameId, Parts, Phase, ROOT_FRAME, UndoThen};
+use crate::frame::{Body, Failed, FrameId, Parts, Phase, ROOT_FRAME, UndoThen};
 use crate::scope::Scope;
 use crate::state::{Ended, Part};
 use crate::status::Status;
@@ -105,7 +105,11 @@ impl Activation<'_> {
     /// waited for is called off. A saga undoes first what it has done.
     pub(crate) fn fault(&mut self, problem: Problem) -> Move {
         if self.must_undo(ROOT_FRAME) {
-            return self.undo(ROOT_FRAME, problem, UndoThen::PassOn);
+            let failed = Failed {
+                problem,
+                is_final: false,
+            };
+            return self.undo(ROOT_FRAME, failed, UndoThen::PassOn);
         }
         self.freeze();
         self.instance.error = Some(problem.clone());
@@ -183,6 +187,8 @@ impl Activation<'_> {
         header.quarantine = None;
         if status != Status::Faulted {
             self.instance.drop_part(Part::Context);
+            self.instance.drop_part(Part::Rounds);
+            self.instance.rounds.clear();
             self.instance.context = Data::empty_object();
         }
         self.tell_parent(outcome);

@@ -106,6 +106,9 @@ struct Paused {
     since_ms: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// A backfill was under way: the rest of it waits. One that is asked for during the pause does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    holds_backfill: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +203,7 @@ impl Schedule {
         self.paused = Some(Paused {
             since_ms: now_ms,
             reason: Some(reason.to_owned()),
+            holds_backfill: true,
         });
     }
 

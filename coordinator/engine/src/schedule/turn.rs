@@ -116,6 +116,7 @@ impl<'a> Turn<'a> {
         self.schedule.paused = Some(Paused {
             since_ms: self.now_ms,
             reason,
+            holds_backfill: !self.schedule.backfill.is_empty(),
         });
         Ok(true)
     }
@@ -228,6 +229,9 @@ impl<'a> Turn<'a> {
     }
 
     fn may_fill(&self) -> bool {
+        if self.schedule.paused.as_ref().is_some_and(|p| p.holds_backfill) {
+            return false;
+        }
         let filling = self.schedule.running.values().filter(|r| r.backfill).count();
         match self.schedule.options.overlap {
             Overlap::Allow => filling < limits::SCHEDULE_BACKFILL_WINDOW && !self.is_full(),

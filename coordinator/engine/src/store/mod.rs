@@ -5,10 +5,13 @@
 //! | `i` | definition, labels, parent, time of creation | once |
 //! | `h` | status, counters, flags | when they change: about always |
 //! | `in`, `out`, `err` | raw input, output, error | once |
+//! | `r` | sagas that were undone, by path | when one is |
+//! | `dt` | detached steps that have not ended | when one begins or ends |
 //! | `c` | `$context`, absent while `{}` | when it changes |
 //! | `f<N>` | state of frame N | when it changes |
 //! | `d<N>` | what never changes in frame N, when large: input, items of a `for`, arguments | once |
-//! | `v<N>` | current data of frame N, when large; events that a `listen` holds | when it changes |
+//! | `v<N>` | current data of frame N, when large | when it changes |
+//! | `q<N>` | events that the `listen` of frame N holds | when it consumes one, or is through with one |
 //! | `e<N>.<M>` | entry M of frame N: a result of a parallel `for`, a completed task of a saga | once |
 //! | `p<N>.<M>` | entries 256·M to 256·M+255 of frame N, in place of them, when all are there | once |
 //! | `x<N>` | `$context` of branch N, when it has its own | when it changes |

@@ -9,15 +9,15 @@ use millrace_dsl::model::Flow;
 use serde::Deserialize;
 
 use super::row::{
-    BodyRow, ConsumedRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow,
-    StepRow, TimerRow,
+    BodyRow, ConsumedRow, CursorRow, DetachedRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow,
+    IdentityRow, PhaseRow, RoundsRow, StepRow, TimerRow,
 };
 use super::{LoadError, VERSION};
 use crate::data::Data;
 use crate::entries::Entries;
 use crate::frame::{
-    self, Body, ChildState, Cursor, EachState, Extended, ForLoop, ForkState, Frame, FrameId, HeldStep,
-    ListenState, Parts, Phase, ROOT_FRAME, StepState, Timer, TryState, UndoState,
+    self, Body, ChildState, Cursor, EachState, Extended, Failed, ForLoop, ForkState, Frame, FrameId,
+    HeldStep, ListenState, Parts, Phase, ROOT_FRAME, StepState, Timer, TryState, UndoState,
 };
 use crate::ids::Path;
 use crate::listen::Interest;
@@ -29,6 +29,7 @@ struct FrameFields {
     fixed: FixedRow,
     data: Option<RawJson>,
     context: Option<RawJson>,
+    consumed: Option<RawJson>,
     entries: Entries,
     stored: [usize; frame::Part::ALL.len()],
 }
@@ -42,6 +43,8 @@ struct Fields {
     context: Option<Data>,
     output: Option<Data>,
     error: Option<Problem>,
+    rounds: Option<RoundsRow>,
+    detached: Option<DetachedRow>,
     frames: BTreeMap<FrameId, FrameFields>,
 }
 
@@ -111,6 +114,8 @@ impl Fields {
             "c" => self.context = Some(payload(name, bytes)?),
             "out" => self.output = Some(payload(name, bytes)?),
             "err" => self.error = Some(decode(name, bytes)?),
+            "r" => self.rounds = Some(decode(name, bytes)?),
+            "dt" => self.detached = Some(decode(name, bytes)?),
             _ => self.read_frame(name, bytes)?,
         }
         Ok(())
@@ -138,6 +143,7 @@ impl Fields {
             frame::Part::Fixed => frame.fixed = decode(name, bytes)?,
             frame::Part::Data => frame.data = Some(raw()?),
             frame::Part::Context => frame.context = Some(raw()?),
+            frame::Part::Consumed => frame.consumed = Some(raw()?),
         }
         frame.stored[part as usize] = bytes.len();
         Ok(())
@@ -178,7 +184,11 @@ impl Fields {
             self.context.is_some(),
             self.output.is_some(),
             self.error.is_some(),
+            self.rounds.is_some(),
+            self.detached.is_some(),
         ];
+        instance.rounds = self.rounds.map(|row| row.rounds).unwrap_or_default();
+        instance.detached = self.detached.map(|row| row.steps).unwrap_or_default();
         instance.context = self.context.unwrap_or_else(Data::empty_object);
         (instance.output, instance.error) = (self.output, self.error);
         for (id, fields) in self.frames {
@@ -206,6 +216,7 @@ fn read_header(row: HeaderRow) -> Header {
         continuation: row.continuation,
         continuing: row.continuing,
         recorded: row.recorded,
+        rounds: row.rounds,
         undone: row.undone,
         undo_failed: row.undo_failed,
         ready: row.ready,
@@ -239,7 +250,19 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
     let arguments = |inline: Option<RawJson>| {
         Ok(own(inline.or(fields.fixed.arguments))?.unwrap_or_else(|| input.clone()))
     };
-    let body = read_body(&name, row.body, (&raw, &input), (fields.data, late), arguments)?;
+    // Earlier builds kept all that a `listen` holds where only the data of its list is now.
+    let is_listen = matches!(row.body, BodyRow::Listen { .. });
+    let is_old = is_listen && fields.consumed.is_none() && fields.data.is_some();
+    let (large, consumed) = match is_old {
+        true => (None, fields.data),
+        false => (fields.data, fields.consumed),
+    };
+    let apart = Apart {
+        large,
+        consumed,
+        late,
+    };
+    let body = read_body(&name, row.body, (&raw, &input), apart, arguments)?;
     let frame = Frame {
         node: row.node,
         pointer: row.pointer,
@@ -263,18 +286,39 @@ fn add_frame(instance: &mut Instance, id: FrameId, fields: FrameFields) -> Resul
         body,
     };
     instance.changes.frame_bytes += frame.stored.iter().sum::<usize>() + frame.entries.bytes();
+    if frame.remembers_tasks() {
+        instance.remembered.0 += frame.entries.len();
+        instance.remembered.1 += frame.entries.bytes();
+    }
     instance.count(frame.open(), true);
     instance.frames.insert(id, frame);
+    if is_old {
+        instance.edit(id, Parts::CONSUMED);
+    }
     Ok(())
+}
+
+/// What stands in fields of its own.
+struct Apart {
+    /// Current data.
+    large: Option<RawJson>,
+    /// What a `listen` holds.
+    consumed: Option<RawJson>,
+    late: Option<Arc<Late>>,
 }
 
 fn read_body(
     name: &str,
     row: BodyRow,
     (raw, input): (&Data, &Data),
-    (large, late): (Option<RawJson>, Option<Arc<Late>>),
+    apart: Apart,
     arguments: impl FnOnce(Option<RawJson>) -> Result<Data, LoadError>,
 ) -> Result<Body, LoadError> {
+    let Apart {
+        large,
+        consumed,
+        late,
+    } = apart;
     let cursor = |row: CursorRow, large: Option<RawJson>| -> Result<Cursor, LoadError> {
         let own = row.data.or(large).map(|r| data(name, r)).transpose()?;
         Ok(Cursor {
@@ -306,13 +350,17 @@ fn read_body(
             function,
             arguments: inline,
             problem,
+            is_final,
             then,
         } => Body::Undo(UndoState {
             entry,
             task,
             function,
             arguments: arguments(inline)?,
-            problem,
+            failed: Box::new(Failed {
+                problem: *problem,
+                is_final,
+            }),
             then,
         }),
         BodyRow::Fork {
@@ -391,8 +439,12 @@ fn read_body(
             index,
             ordinal,
         } => {
-            let consumed = large.map_or_else(|| Ok(ConsumedRow::default()), |raw| raw.decode());
-            let consumed = consumed.map_err(|e| bad(name, e))?;
+            let consumed = consumed.map_or_else(|| Ok(ConsumedRow::default()), |raw| raw.decode());
+            let consumed: ConsumedRow = consumed.map_err(|e| bad(name, e))?;
+            let consumed = ConsumedRow {
+                data: consumed.data.or(large),
+                ..consumed
+            };
             let interest = arguments(None)?.raw().decode().map_err(|e| bad(name, e))?;
             let mut state = read_listen(name, consumed, interest, input)?;
             (state.cursor.index, state.cursor.ordinal) = (index, ordinal);
@@ -405,8 +457,13 @@ fn read_body(
                 .transpose()?
                 .unwrap_or_else(|| raw.clone()),
         ),
-        BodyRow::Failed(problem) => Body::Failed(problem),
+        BodyRow::Failed(problem) => failed(*problem, false),
+        BodyRow::FailedFinally(problem) => failed(*problem, true),
     })
+}
+
+fn failed(problem: Problem, is_final: bool) -> Body {
+    Body::Failed(Box::new(Failed { problem, is_final }))
 }
 
 fn read_listen(

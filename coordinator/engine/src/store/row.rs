@@ -53,12 +53,30 @@ pub(crate) struct HeaderRow {
     pub(crate) continuing: bool,
     #[serde(rename = "sn", default, skip_serializing_if = "is_default")]
     pub(crate) recorded: u32,
+    #[serde(rename = "sr", default, skip_serializing_if = "is_default")]
+    pub(crate) rounds: u32,
     #[serde(rename = "sd", default, skip_serializing_if = "is_default")]
     pub(crate) undone: u32,
     #[serde(rename = "sf", default, skip_serializing_if = "is_default")]
     pub(crate) undo_failed: u32,
     #[serde(rename = "r", default, skip_serializing_if = "VecDeque::is_empty")]
     pub(crate) ready: VecDeque<FrameId>,
+}
+
+/// Undone sagas by path.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RoundsRow {
+    pub(crate) v: u32,
+    #[serde(rename = "r")]
+    pub(crate) rounds: BTreeMap<u64, u32>,
+}
+
+/// Hashes of detached steps that have not ended.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DetachedRow {
+    pub(crate) v: u32,
+    #[serde(rename = "d")]
+    pub(crate) steps: VecDeque<u64>,
 }
 
 /// `[number, due]`, with a third element when it came due during a suspension.
@@ -148,6 +166,8 @@ pub(crate) enum BodyRow {
         arguments: Option<RawJson>,
         #[serde(rename = "e")]
         problem: Box<Problem>,
+        #[serde(rename = "x", default, skip_serializing_if = "is_default")]
+        is_final: bool,
         #[serde(rename = "h")]
         then: UndoThen,
     },
@@ -232,9 +252,11 @@ pub(crate) enum BodyRow {
         output: Option<RawJson>,
     },
     Failed(Box<Problem>),
+    /// With an error that no `try` retries.
+    FailedFinally(Box<Problem>),
 }
 
-/// What a `listen` has consumed. A field of its own, written again with each event.
+/// What a `listen` has consumed. A field of its own, written again with each event, not with the tasks of `foreach`.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct ConsumedRow {
     #[serde(rename = "s", default, skip_serializing_if = "Vec::is_empty")]
@@ -245,7 +267,7 @@ pub(crate) struct ConsumedRow {
     pub(crate) output: Vec<RawJson>,
     #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     pub(crate) item: Option<RawJson>,
-    /// Data of the list of `foreach`, unless it is the item.
+    /// Data of the list of `foreach`, in what earlier builds wrote; a field of its own since.
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<RawJson>,
 }

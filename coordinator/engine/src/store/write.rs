@@ -7,8 +7,8 @@ use millrace_dsl::{Value, value};
 use serde::Serialize;
 
 use super::row::{
-    BodyRow, ConsumedRow, CursorRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow, IdentityRow, PhaseRow,
-    StepRow, TimerRow,
+    BodyRow, ConsumedRow, CursorRow, DetachedRow, FixedRow, FlowRow, FrameRow, HeaderRow, HeldRow,
+    IdentityRow, PhaseRow, RoundsRow, StepRow, TimerRow,
 };
 use super::{INLINE_BYTES_MAX, VERSION};
 use crate::data::Data;
@@ -97,6 +97,14 @@ fn encode_part(instance: &Instance, part: Part) -> Option<Bytes> {
         Part::Context => Some(text(instance.context.raw())),
         Part::Output => instance.output.as_ref().map(|o| text(o.raw())),
         Part::Error => instance.error.as_ref().map(json),
+        Part::Rounds => Some(json(&RoundsRow {
+            v: VERSION,
+            rounds: instance.rounds.clone(),
+        })),
+        Part::Detached => Some(json(&DetachedRow {
+            v: VERSION,
+            steps: instance.detached.clone(),
+        })),
     }
 }
 
@@ -124,10 +132,14 @@ fn encode_frame(frame: &Frame, part: frame::Part) -> Option<Bytes> {
         frame::Part::State => Some(json(&frame_row(frame))),
         frame::Part::Fixed => fixed_row(frame).map(|row| json(&row)),
         frame::Part::Data => match &frame.body {
-            Body::Listen(state) => consumed_row(state).map(|row| json(&row)),
+            Body::Listen(state) => item_data(state).map(|d| text(d.raw())),
             _ => large_data(frame).map(|d| text(d.raw())),
         },
         frame::Part::Context => frame.context.as_ref().map(|c| text(c.raw())),
+        frame::Part::Consumed => match &frame.body {
+            Body::Listen(state) => consumed_row(state).map(|row| json(&row)),
+            _ => None,
+        },
     }
 }
 
@@ -169,6 +181,7 @@ pub(crate) fn header_row(instance: &Instance) -> HeaderRow {
         continuation: h.continuation,
         continuing: h.continuing,
         recorded: h.recorded,
+        rounds: h.rounds,
         undone: h.undone,
         undo_failed: h.undo_failed,
         ready: h.ready.clone(),
@@ -249,18 +262,19 @@ fn consumed_row(state: &ListenState) -> Option<ConsumedRow> {
         return None;
     }
     let raws = |list: &mut dyn Iterator<Item = &Data>| list.map(|d| d.raw().clone()).collect();
-    let data = &state.cursor.data;
     Some(ConsumedRow {
         seen: state.seen.clone(),
         queue: raws(&mut state.queue.iter()),
         output: raws(&mut state.output.iter()),
         item: state.item.as_ref().map(|d| d.raw().clone()),
-        data: state
-            .item
-            .as_ref()
-            .filter(|item| !item.is(data))
-            .map(|_| data.raw().clone()),
+        data: None,
     })
+}
+
+/// Data of the list of `foreach`, unless it is the item.
+fn item_data(state: &ListenState) -> Option<&Data> {
+    let data = &state.cursor.data;
+    state.item.as_ref().filter(|item| !item.is(data)).map(|_| data)
 }
 
 fn large_data(frame: &Frame) -> Option<&Data> {
@@ -315,7 +329,8 @@ fn body_row(frame: &Frame) -> BodyRow {
             task: undo.task,
             function: undo.function,
             arguments: arguments(),
-            problem: undo.problem.clone(),
+            problem: Box::new(undo.failed.problem.clone()),
+            is_final: undo.failed.is_final,
             then: undo.then,
         },
         Body::Fork(f) => BodyRow::Fork {
@@ -359,7 +374,13 @@ fn body_row(frame: &Frame) -> BodyRow {
         Body::Done(output) => BodyRow::Done {
             output: (!output.is(&frame.raw)).then(|| output.raw().clone()),
         },
-        Body::Failed(problem) => BodyRow::Failed(problem.clone()),
+        Body::Failed(failed) => {
+            let problem = Box::new(failed.problem.clone());
+            match failed.is_final {
+                true => BodyRow::FailedFinally(problem),
+                false => BodyRow::Failed(problem),
+            }
+        }
     }
 }
 

@@ -81,12 +81,38 @@ fn its_end_is_told_in_the_trace_also_after_the_end_of_the_instance() {
         (&entry["task"], &entry["worker"]),
         (&json!("/do/0/p"), &json!("w1"))
     );
+    assert_eq!(world.status("a"), Status::Completed);
+    world.assert_clean();
+    let mut world = handed(FLOW);
     assert_eq!(end(&mut world, problem()), Outcome::Applied);
     let entry = last(&mut world);
     assert_eq!(entry["type"], "task.detachedFaulted");
     assert_eq!(entry["error"]["detail"], "exit code 1");
-    assert_eq!(world.status("a"), Status::Completed);
     world.assert_clean();
+}
+
+#[test]
+fn its_end_is_told_once_however_often_it_is_reported() {
+    let mut world = handed(FLOW);
+    assert_eq!(end(&mut world, output()), Outcome::Applied);
+    let before = world.dump("a");
+    for again in [output(), problem()] {
+        assert_eq!(end(&mut world, again), Outcome::Ignored(Ignored::StaleStep));
+    }
+    assert_eq!(world.dump("a"), before);
+}
+
+#[test]
+fn ends_are_awaited_of_the_newest_only() {
+    let count = limits::DETACHED_STEPS_MAX + 1;
+    let mut world = handed(&format!(
+        "do: [{{l: {{for: {{in: '${{ [range({count})] }}'}}, do: [{{p: {{run: {{shell: {{command: x}}, await: false}}}}}}]}}}}]"
+    ));
+    world.fold_all();
+    assert_eq!(world.queue.len(), count);
+    assert_eq!(end(&mut world, output()), Outcome::Ignored(Ignored::StaleStep));
+    world.queue.remove(0);
+    assert_eq!(end(&mut world, output()), Outcome::Applied);
 }
 
 #[test]

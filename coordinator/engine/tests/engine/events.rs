@@ -1,7 +1,7 @@
 //! `emit` and `listen`.
 
 use millrace_common::{ControlKind, RecordBody, StepOutcome};
-use millrace_engine::{Ignored, Outcome, Status, WaitingKind};
+use millrace_engine::{Ignored, Instance, Outcome, Status, WaitingKind};
 use serde_json::{Value, json};
 
 use crate::world::{START_MS, World, key, run_to_fault};
@@ -470,6 +470,50 @@ fn a_suspended_instance_keeps_events() {
     assert_eq!(world.status("a"), Status::Suspended);
     world.control("a", ControlKind::Resume);
     assert_eq!(output_of(world), json!([1, 2, 3]));
+}
+
+#[test]
+fn a_listening_that_ends_during_a_suspension_goes_on_after_it() {
+    for until in ["{one: {with: {type: stop}}}", "{any: [{with: {type: stop}}]}"] {
+        let mut world = listening(&format!("{{any: [{{with: {{type: t}}}}], until: {until}}}"));
+        world.publish("1", "t", json!(1));
+        world.control("a", ControlKind::Suspend);
+        world.publish("2", "stop", json!(0));
+        world.control("a", ControlKind::Resume);
+        assert_eq!(output_of(world), json!([1]), "{until}");
+    }
+}
+
+#[test]
+fn the_tasks_of_foreach_do_not_write_the_events_again() {
+    let more = "    foreach: {item: event, do: [{w: {wait: PT1S}}, {s: {set: {n: 1}}}, {x: {wait: PT1S}}, {y: {wait: PT1S}}]}
+";
+    let mut world = listening_with("{any: [{with: {type: t}}], until: '${ length == 1 }'}", more);
+    world.publish("1", "t", json!("x".repeat(100_000)));
+    let before = world.instances[&key("a")].bytes_written;
+    world.run_until(START_MS + 2_500);
+    let written = world.instances[&key("a")].bytes_written - before;
+    assert!(written < 5_000, "{written}");
+    assert_eq!(output_of(world), json!([{"n": 1}]));
+}
+
+/// What earlier builds wrote: the events in the field in which the data of the list is now.
+#[test]
+fn a_listening_of_an_earlier_build_goes_on() {
+    let more = "    foreach: {item: event, do: [{w: {wait: PT1S}}, {s: {set: {n: '${ $event }'}}}, {x: {wait: PT1S}}]}
+";
+    let mut world = listening_with("{any: [{with: {type: t}}], until: '${ length == 2 }'}", more);
+    world.publish("1", "t", json!(1));
+    world.publish("2", "t", json!(2));
+    world.run_until(START_MS + 1_500);
+    let stored = world.instances.get_mut(&key("a")).unwrap();
+    stored.flush();
+    let mut held: Value = serde_json::from_slice(&stored.fields.remove("q1").unwrap()).unwrap();
+    let data = stored.fields.remove("v1").unwrap();
+    held["d"] = serde_json::from_slice(&data).unwrap();
+    stored.fields.insert("v1".into(), held.to_string().into());
+    stored.live = Some(Instance::load(key("a"), stored.fields.clone()).unwrap());
+    assert_eq!(output_of(world), json!([{"n": 1}, {"n": 2}]));
 }
 
 #[test]

@@ -221,3 +221,27 @@ fn what_one_result_writes_does_not_grow() {
     world.run();
     world.assert_clean();
 }
+
+/// Blanks that a worker sent do not count: what is stored has none.
+#[test]
+fn what_results_count_is_the_same_before_and_after_a_reload() {
+    let padded = format!("[{}1]", " ".repeat(700_000));
+    let body = body("[range(300)]", "[{c: {call: 'x:1.0.0@default'}}]");
+    for split in [Split::Every, Split::Reload] {
+        let mut world = World::with(&body);
+        world.split = split;
+        let padded = padded.clone();
+        let mut n = 0;
+        world.worker = Box::new(move |_| {
+            n += 1;
+            match n <= 30 {
+                true => Answer::Raw(padded.clone()),
+                false => Answer::Output(json!([1])),
+            }
+        });
+        world.start("a", json!({}));
+        world.run();
+        world.assert_clean();
+        assert_eq!(world.output("a"), json!(vec![[1]; 300]));
+    }
+}

@@ -525,6 +525,30 @@ fn a_backfill_starts_each_due_time_once_a_few_at_a_time() {
 }
 
 #[test]
+fn a_pause_holds_the_rest_of_a_backfill() {
+    let mut world = World::new("schedule: { every: PT10S }", "{}");
+    world.wish(ScheduleRecord::Backfill {
+        from_ms: START_MS - 300 * SECOND,
+        to_ms: START_MS,
+        reply: None,
+    });
+    let begun = limits::SCHEDULE_BACKFILL_WINDOW;
+    assert_eq!(world.starts.len(), begun);
+    world.wish(ScheduleRecord::Pause {
+        reason: None,
+        reply: None,
+    });
+    world.complete_all();
+    assert_eq!(world.starts.len(), begun, "nothing begins during the pause");
+    world.wish(ScheduleRecord::Resume { reply: None });
+    while world.view().running_total > 0 {
+        let run = world.view().running[0].clone();
+        world.complete(&run);
+    }
+    assert_eq!(world.starts.len(), 30);
+}
+
+#[test]
 fn a_backfill_obeys_the_overlap() {
     let mut world = World::new(
         "schedule: { cron: '* * * * *' }",

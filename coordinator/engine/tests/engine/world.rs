@@ -590,7 +590,7 @@ impl World {
         {
             for field in stored.fields.keys() {
                 assert!(
-                    ["i", "h", "in", "out", "err"].contains(&field.as_str()),
+                    ["i", "h", "in", "out", "err", "dt"].contains(&field.as_str()),
                     "field left: {field}"
                 );
             }
