@@ -92,12 +92,8 @@ pub async fn open(
 }
 
 /// The stream of events; made anew where somebody deleted it: it holds nothing that only it knows.
-pub async fn open_events(
-    config: &CoordinatorConfig,
-    jetstream: &jetstream::Context,
-) -> Result<Stream<()>, Error> {
-    ensure(jetstream, events(config)).await?;
-    handle(jetstream, names::EVENTS_STREAM).await
+pub async fn ensure_events(config: &CoordinatorConfig, jetstream: &jetstream::Context) -> Result<(), Error> {
+    ensure(jetstream, events(config)).await
 }
 
 async fn check_fixed(config: &CoordinatorConfig, redis: &SharedRedis) -> Result<(), Error> {

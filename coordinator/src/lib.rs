@@ -5,10 +5,12 @@
 //! - `partition` is the processor: ownership, reader, fold, commit, dispatch, timers, audit of one partition.
 //! - `janitor` removes what has expired and trims logs behind durable positions.
 //! - [`vitals`] counts what a process knows of itself.
+//! - [`servers`] is what a partition needs of NATS and Redis; [`clock`] is its time: the seams of the simulation.
 //! - [`board`] is where the parts show their health to each other.
 
 pub mod api;
 pub mod board;
+pub mod clock;
 pub mod cluster;
 pub mod events;
 pub mod fleet;
@@ -19,7 +21,7 @@ pub mod partition;
 pub mod queries;
 pub mod queues;
 pub mod registry;
+pub mod servers;
 pub mod supervise;
-mod tail;
 pub mod trace;
 pub mod vitals;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use millrace_coordinator::api::{ApiParts, ApiState, check_listen};
 use millrace_coordinator::board::Board;
+use millrace_coordinator::clock::Clock;
 use millrace_coordinator::cluster::{self, Cluster};
 use millrace_coordinator::events::Events;
 use millrace_coordinator::fleet::{EnsureQueue, Fleet};
@@ -18,6 +19,7 @@ use millrace_coordinator::membership::Membership;
 use millrace_coordinator::partition::{self, Fault, Shared};
 use millrace_coordinator::queues::Queues;
 use millrace_coordinator::registry::{Registry, Store};
+use millrace_coordinator::servers::Real;
 use millrace_coordinator::supervise;
 use millrace_coordinator::trace::Trace;
 use millrace_runtime::backoff::Backoff;
@@ -171,10 +173,10 @@ impl Parts {
             metrics: metrics.clone(),
         });
         let shared = Arc::new(Shared {
-            cluster,
-            definitions: registry.definitions.clone(),
+            servers: Arc::new(Real::new(config.clone(), cluster, queues.clone())),
+            clock: Clock::system(),
+            definitions: Arc::new(registry.definitions.clone()),
             functions: registry.functions.clone(),
-            queues: queues.clone(),
             membership: membership.clone(),
             metrics: metrics.clone(),
             board: board.clone(),

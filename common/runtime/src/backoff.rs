@@ -27,11 +27,12 @@ impl Backoff {
 
     /// 50 ms to 4 s, differently jittered in every process: for connections.
     pub fn for_servers() -> Self {
-        Self::new(
-            Duration::from_millis(50),
-            Duration::from_secs(4),
-            crate::random::number(),
-        )
+        Self::for_servers_seeded(crate::random::number())
+    }
+
+    /// The same with jitter that the caller draws.
+    pub fn for_servers_seeded(seed: u64) -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(4), seed)
     }
 
     /// Attempts since the start or the last [`Self::reset`].

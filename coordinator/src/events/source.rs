@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use millrace_common::hash::StableHash;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::tail;
+use crate::clock::Clock;
+use crate::servers::{Begin, Messages, Silent, Stored, Stream};
 
+/// NATS answers in this time, or reading starts again later.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Events asked for at a time.
 const BATCH: usize = 512;
 
@@ -50,6 +51,14 @@ pub struct Message {
 }
 
 impl Message {
+    fn of(stored: Stored) -> Self {
+        Self {
+            sequence: stored.sequence,
+            time_nanos: i64::try_from(stored.time_nanos).unwrap_or(i64::MAX),
+            payload: stored.payload,
+        }
+    }
+
     /// The mark behind it.
     pub fn mark(&self) -> Mark {
         Mark {
@@ -72,7 +81,7 @@ pub struct Error(String);
 
 /// See the module.
 pub struct Source {
-    messages: pull::Stream,
+    messages: Messages,
 }
 
 impl std::fmt::Debug for Source {
@@ -88,24 +97,17 @@ impl Source {
     ///
     /// # Errors
     /// When NATS does not answer in time.
-    pub async fn start(stream: &Stream<()>, mark: Mark) -> Result<Self, Error> {
-        let started = tokio::time::timeout(Duration::from_secs(5), Self::open(stream, mark));
-        started
-            .await
-            .unwrap_or_else(|_elapsed| Err(Error("nats does not answer".into())))
+    pub async fn start(stream: &dyn Stream, clock: &Clock, mark: Mark) -> Result<Self, Error> {
+        let started = clock.limit(ANSWER, Self::open(stream, mark)).await;
+        started.unwrap_or_else(|_| Err(unanswered()))
     }
 
-    async fn open(stream: &Stream<()>, mark: Mark) -> Result<Self, Error> {
+    async fn open(stream: &dyn Stream, mark: Mark) -> Result<Self, Error> {
         let from = match mark.sequence > 0 && is_true(stream, mark).await? {
-            true => DeliverPolicy::ByStartSequence {
-                start_sequence: mark.sequence + 1,
-            },
-            false => DeliverPolicy::ByStartTime {
-                start_time: time::OffsetDateTime::from_unix_timestamp_nanos(mark.time_nanos.into())
-                    .map_err(lost)?,
-            },
+            true => Begin::Sequence(mark.sequence + 1),
+            false => Begin::Time(mark.time_nanos),
         };
-        let messages = tail::start(stream, from, BATCH).await.map_err(Error)?;
+        let messages = stream.follow(from, BATCH).await?;
         Ok(Self { messages })
     }
 
@@ -114,17 +116,10 @@ impl Source {
     /// # Errors
     /// [`Error`]: start again.
     pub async fn next(&mut self) -> Result<Message, Error> {
-        let message = match self.messages.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(e)) => return Err(lost(e)),
-            None => return Err(Error("the stream of messages ended".into())),
-        };
-        let info = message.info().map_err(lost)?;
-        Ok(Message {
-            sequence: info.stream_sequence,
-            time_nanos: i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX),
-            payload: message.payload.clone(),
-        })
+        match self.messages.next().await {
+            Some(read) => Ok(Message::of(read?)),
+            None => Err(Error("the stream of messages ended".into())),
+        }
     }
 
     /// The next message if it is already here.
@@ -137,37 +132,38 @@ impl Source {
 ///
 /// # Errors
 /// When NATS does not answer in time.
-pub async fn end(stream: &Stream<()>) -> Result<u64, Error> {
-    let info = tokio::time::timeout(Duration::from_secs(5), stream.get_info());
-    match info.await {
-        Ok(Ok(info)) => Ok(info.state.last_sequence),
-        Ok(Err(e)) => Err(lost(e)),
-        Err(_) => Err(Error("nats does not answer".into())),
+pub async fn end(stream: &dyn Stream, clock: &Clock) -> Result<u64, Error> {
+    match clock.limit(ANSWER, stream.extent()).await {
+        Ok(extent) => Ok(extent?.ok_or_else(gone)?.last),
+        Err(_) => Err(unanswered()),
     }
 }
 
-async fn is_true(stream: &Stream<()>, mark: Mark) -> Result<bool, Error> {
-    match stream.get_raw_message(mark.sequence).await {
-        Ok(m) => {
-            let time = i64::try_from(m.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
-            Ok(fingerprint(time, &m.payload) == mark.fingerprint)
-        }
-        Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => {
-            let state = stream.get_info().await.map_err(lost)?.state;
-            if state.first_sequence > mark.sequence + 1 && state.last_sequence >= mark.sequence {
-                let gone = state.first_sequence - mark.sequence - 1;
-                warn!(
-                    error.code = "MR-EVENTS-TRIMMED",
-                    events = gone,
-                    "events were dropped by age or size before they were looked at"
-                );
-            }
-            Ok(state.last_sequence >= mark.sequence)
-        }
-        Err(e) => Err(lost(e)),
+async fn is_true(stream: &dyn Stream, mark: Mark) -> Result<bool, Error> {
+    if let Some(stored) = stream.get(mark.sequence).await? {
+        return Ok(Message::of(stored).mark().fingerprint == mark.fingerprint);
+    }
+    let extent = stream.extent().await?.ok_or_else(gone)?;
+    if extent.first > mark.sequence + 1 && extent.last >= mark.sequence {
+        warn!(
+            error.code = "MR-EVENTS-TRIMMED",
+            events = extent.first - mark.sequence - 1,
+            "events were dropped by age or size before they were looked at"
+        );
+    }
+    Ok(extent.last >= mark.sequence)
+}
+
+impl From<Silent> for Error {
+    fn from(e: Silent) -> Self {
+        Self(e.0)
     }
 }
 
-fn lost(e: impl std::fmt::Display) -> Error {
-    Error(e.to_string())
+fn unanswered() -> Error {
+    Error("nats does not answer".into())
+}
+
+fn gone() -> Error {
+    Error("the stream of events is gone".into())
 }

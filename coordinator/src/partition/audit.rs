@@ -4,12 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_common::{InstanceKey, RecordBody, names};
+use millrace_common::{InstanceKey, RecordBody};
 use tracing::{info, warn};
 
 use super::Stop;
 use super::processor::Processor;
-use crate::cluster;
+use crate::clock::Clock;
+use crate::servers::{Silent, Stream};
 
 const EVERY: Duration = Duration::from_secs(30);
 /// A step younger than this is not looked at.
@@ -37,27 +38,28 @@ struct Suspect {
 }
 
 impl Audit {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(clock: &Clock) -> Self {
         Self {
-            next: Instant::now() + EVERY,
+            next: clock.instant() + EVERY,
             after: 0,
             suspects: Vec::new(),
         }
     }
 
     /// Something happened to the broker: look soon.
-    pub(crate) fn hurry(&mut self) {
-        self.next = Instant::now();
+    pub(crate) fn hurry(&mut self, clock: &Clock) {
+        self.next = clock.instant();
     }
 }
 
 /// Judges suspects, and looks for new ones when it is time.
 pub(crate) async fn run(p: &mut Processor) -> Result<(), Stop> {
     judge(p).await?;
-    if Instant::now() < p.audit.next {
+    let now = p.shared.clock.instant();
+    if now < p.audit.next {
         return Ok(());
     }
-    p.audit.next = Instant::now() + EVERY;
+    p.audit.next = now + EVERY;
     if let Err(e) = look(p).await {
         info!(partition.id = %p.partition, reason = %e, "audit is put off: nats does not answer");
     }
@@ -90,34 +92,33 @@ async fn judge(p: &mut Processor) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
+async fn look(p: &mut Processor) -> Result<(), Silent> {
+    let clock = &p.shared.clock;
     let old: Vec<_> = p
         .dispatcher
         .outbox
         .steps()
-        .filter(|(_, open)| open.since.elapsed() >= AGE_MIN)
+        .filter(|(_, open)| clock.since(open.since) >= AGE_MIN)
         .filter_map(|(key, open)| Some((key.clone(), open.step.clone(), open.generation, open.sequence?)))
         .collect();
     if old.is_empty() {
         return Ok(());
     }
     let old = in_turn(old, p.audit.after, |(_, _, _, sequence)| *sequence);
-    let Some(steps) = cluster::find(&p.shared.cluster.jetstream, names::STEPS_STREAM).await? else {
+    let Some(state) = p.steps.extent().await? else {
         warn!(error.code = "MR-STEPS-GONE", "the stream of steps is gone");
         return Ok(());
     };
-    let stream = cluster::handle(&p.shared.cluster.jetstream, names::STEPS_STREAM).await?;
     let mut gone = Vec::new();
     let mut gets = 0;
     for ((instance, frame), step, generation, sequence) in old {
-        let state = &steps.state;
         let is_gone =
-            if sequence < state.first_sequence || sequence > state.last_sequence || state.messages == 0 {
+            if sequence < state.first || sequence > state.last || state.messages == 0 {
                 true
             } else if gets < GETS_MAX {
                 gets += 1;
                 p.audit.after = sequence;
-                is_absent(&stream, sequence, &step).await?
+                is_absent(&*p.steps, sequence, &step).await?
             } else {
                 false
             };
@@ -125,10 +126,7 @@ async fn look(p: &mut Processor) -> Result<(), cluster::Error> {
             gone.push((instance, frame, step, generation));
         }
     }
-    let name = names::log_stream(p.partition);
-    let log_end = cluster::find(&p.shared.cluster.jetstream, &name)
-        .await?
-        .map_or(u64::MAX, |i| i.state.last_sequence);
+    let log_end = p.log.extent().await?.map_or(u64::MAX, |log| log.last);
     let suspects = gone
         .into_iter()
         .map(|(instance, frame, step, generation)| Suspect {
@@ -152,20 +150,10 @@ fn in_turn<T>(mut items: Vec<T>, after: u64, number: impl Fn(&T) -> u64) -> Vec<
 }
 
 /// True when the message is not there, or is another step's (a re-created stream).
-async fn is_absent(
-    stream: &async_nats::jetstream::stream::Stream<()>,
-    sequence: u64,
-    step: &str,
-) -> Result<bool, cluster::Error> {
-    use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
-    match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(!millrace_common::wire::decode_step(&message.payload).is_ok_and(|s| s.id == step)),
-        Err(e) if matches!(e.kind(), Kind::NoMessageFound) => Ok(true),
-        Err(e) => Err(cluster::Error::Unreachable {
-            server: "nats",
-            reason: e.to_string(),
-        }),
-    }
+async fn is_absent(stream: &dyn Stream, sequence: u64, step: &str) -> Result<bool, Silent> {
+    let stored = stream.get(sequence).await?;
+    let step_at = |payload: &[u8]| millrace_common::wire::decode_step(payload).is_ok_and(|s| s.id == step);
+    Ok(!stored.is_some_and(|message| step_at(&message.payload)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The commit of a batch, and what follows from it: effects leave, the index of listeners and the board follow.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millrace_common::{InstanceKey, names};
 use millrace_engine::Effect;
@@ -108,19 +108,20 @@ impl Processor {
         for (field, value) in self.dispatcher.outbox.take_marks() {
             batch.left(field, value);
         }
-        if self.marked.1.elapsed() >= MARK_EVERY && position.sequence != self.position.sequence {
-            self.marked = (self.marked.0 + 1, Instant::now());
+        let clock = self.shared.clock.clone();
+        if clock.since(self.marked.1) >= MARK_EVERY && position.sequence != self.position.sequence {
+            self.marked = (self.marked.0 + 1, clock.instant());
             batch.mark(self.marked.0, position.sequence, position.fingerprint);
         }
-        let mut backoff = millrace_runtime::backoff::Backoff::for_servers();
+        let mut backoff = self.shared.backoff();
         loop {
-            let started = Instant::now();
+            let started = clock.instant();
             let outcome = self.store.commit(&batch, &position, release).await;
-            self.measure(started.elapsed(), &outcome);
+            self.measure(clock.since(started), &outcome);
             match outcome {
                 Outcome::Applied => {
                     self.position = position;
-                    self.committed_at = Instant::now();
+                    self.committed_at = clock.instant();
                     self.report();
                     return Ok(());
                 }
@@ -130,7 +131,7 @@ impl Processor {
                             "redis refuses to write; the partition waits");
                     }
                     self.stalled(&reason);
-                    backoff.sleep().await;
+                    clock.sleep(backoff.next_delay()).await;
                 }
                 Outcome::Lost => return Err(Stop::Lost("the fence was moved by another coordinator".into())),
                 Outcome::Unknown(reason) => return Err(Stop::Unknown(reason)),

@@ -12,17 +12,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::Stream;
 use millrace_common::{CloudEvent, DefinitionRef, InstanceKey, RawJson, Record, RecordBody, limits, names};
 use millrace_engine::listen::EventView;
-use millrace_engine::{Definitions, Interest};
+use millrace_engine::Interest;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
 use super::processor::Processor;
 use super::{Stop, fence::Position};
+use crate::clock::Clock;
 use crate::events::index::{Index, Listener, Place, Stored};
 use crate::events::source::{self, Mark, Message, Source};
+use crate::servers::Stream;
 
 /// Events looked at in one round.
 const ROUND_MAX: usize = 256;
@@ -34,7 +35,7 @@ const EVENT_BIT: u64 = 1 << 63;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Correlator {
-    stream: Stream<()>,
+    stream: Arc<dyn Stream>,
     index: Index,
     source: Option<Source>,
     /// Read, not yet looked at.
@@ -111,7 +112,7 @@ pub(crate) struct Moment {
 }
 
 impl Correlator {
-    pub(crate) fn new(stream: Stream<()>) -> Self {
+    pub(crate) fn new(stream: Arc<dyn Stream>, clock: &Clock) -> Self {
         Self {
             stream,
             index: Index::default(),
@@ -119,7 +120,7 @@ impl Correlator {
             queue: VecDeque::new(),
             partial: None,
             window: ROUND_MAX,
-            idle: Instant::now(),
+            idle: clock.instant(),
             counted: 0,
         }
     }
@@ -368,7 +369,7 @@ pub(crate) async fn prepare(
     let needs_end = |c: &Change| c.is_new && c.interest.is_some() && c.moment.event.is_none();
     let end = match changes.iter().any(needs_end) {
         true => Some(
-            source::end(&p.correlator.stream)
+            source::end(&*p.correlator.stream, &p.shared.clock)
                 .await
                 .map_err(|e| Stop::Broken(e.to_string()))?,
         ),
@@ -435,10 +436,11 @@ pub(crate) async fn settle(p: &mut Processor, changes: Vec<(Place, Option<Listen
 
 /// Starts reading if something listens; stops when nothing did for a while.
 pub(crate) async fn read(p: &mut Processor) {
+    let clock = &p.shared.clock;
     let c = &mut p.correlator;
     if !c.index.is_empty() {
-        c.idle = Instant::now();
-    } else if c.idle.elapsed() > LINGER && c.source.take().is_some() {
+        c.idle = clock.instant();
+    } else if clock.since(c.idle) > LINGER && c.source.take().is_some() {
         c.queue.clear();
         p.position.events = None;
     }
@@ -448,7 +450,7 @@ pub(crate) async fn read(p: &mut Processor) {
     // What was read is behind the mark and comes again.
     c.queue.clear();
     c.partial = None;
-    match Source::start(&c.stream, mark).await {
+    match Source::start(&*c.stream, clock, mark).await {
         Ok(source) => c.source = Some(source),
         Err(e) => info!(partition.id = %p.partition, reason = %e, "events cannot be read yet"),
     }

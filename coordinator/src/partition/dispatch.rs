@@ -14,13 +14,14 @@ use millrace_common::{
     partition_of, wire,
 };
 use millrace_engine::{Dispatch, Instance};
-use millrace_runtime::nats::{Ack, Completion, Completions, Nats, PublishError, Publisher};
+use millrace_runtime::nats::{Ack, Completion, Completions, PublishError};
 use millrace_runtime::telemetry::TraceContext;
 use tracing::{debug, warn};
 
 use super::Shared;
 use super::outbox::{self, Detached, OpenStep, Outbox};
 use crate::events;
+use crate::servers::Sender;
 
 /// What a publish was for.
 #[derive(Clone, Debug)]
@@ -52,8 +53,7 @@ struct Held {
 pub(crate) struct Dispatcher {
     shared: Arc<Shared>,
     partition: PartitionId,
-    nats: Nats,
-    publisher: Publisher,
+    sender: Arc<dyn Sender>,
     completions: Completions,
     pub(crate) outbox: Outbox,
     in_flight: HashMap<u64, Sent>,
@@ -70,15 +70,13 @@ impl Dispatcher {
     pub(crate) fn new(
         shared: Arc<Shared>,
         partition: PartitionId,
-        nats: Nats,
-        publisher: Publisher,
+        sender: Arc<dyn Sender>,
         completions: Completions,
     ) -> Self {
         Self {
             shared,
             partition,
-            nats,
-            publisher,
+            sender,
             completions,
             outbox: Outbox::default(),
             in_flight: HashMap::new(),
@@ -97,7 +95,7 @@ impl Dispatcher {
             step: d.step.clone(),
             generation,
             sequence: None,
-            since: Instant::now(),
+            since: self.shared.clock.instant(),
             function: d.function.as_str().into(),
             attempt: self.shared.trace.attempt(key, &d),
         };
@@ -120,7 +118,7 @@ impl Dispatcher {
                 return;
             }
         };
-        if let Err(e) = self.shared.queues.ensure(&queue).await {
+        if let Err(e) = self.shared.servers.ensure_queue(&queue).await {
             warn!(queue, reason = %e, "queue has no consumer yet; the step waits");
             self.hold(key, frame, None);
             return;
@@ -202,9 +200,9 @@ impl Dispatcher {
             warn!(outbox = field, "a detached step cannot be read");
             return;
         };
-        if let Err(e) = self.shared.queues.ensure(&detached.queue).await {
+        if let Err(e) = self.shared.servers.ensure_queue(&detached.queue).await {
             warn!(queue = detached.queue, reason = %e, "queue has no consumer yet; the step waits");
-            self.resend.push((field, Instant::now() + Duration::from_secs(1)));
+            self.resend.push((field, self.soon()));
             return;
         }
         let mut headers = HeaderMap::new();
@@ -305,7 +303,7 @@ impl Dispatcher {
         self.next_tag += 1;
         let tag = self.next_tag;
         self.in_flight.insert(tag, sent);
-        self.publisher
+        self.sender
             .publish_tagged(subject, headers, payload, tag)
             .await;
     }
@@ -356,14 +354,19 @@ impl Dispatcher {
             }
             (Sent::Record { field }, Err(e)) => {
                 warn!(outbox = field, reason = %e, "a message was not taken by its stream; it is published again");
-                self.resend.push((field, Instant::now() + Duration::from_secs(1)));
+                self.resend.push((field, self.soon()));
             }
             (Sent::Note, _) => {}
         }
     }
 
+    /// When what failed is tried again.
+    fn soon(&self) -> Instant {
+        self.shared.clock.instant() + Duration::from_secs(1)
+    }
+
     fn hold(&mut self, instance: &InstanceKey, frame: u32, function: Option<String>) {
-        let at = Instant::now() + Duration::from_secs(1);
+        let at = self.soon();
         self.held.push(Held {
             instance: instance.clone(),
             frame,
@@ -374,7 +377,7 @@ impl Dispatcher {
 
     /// Steps that may leave now. The caller rebuilds and publishes them.
     pub(crate) fn due_steps(&mut self) -> Vec<(InstanceKey, u32)> {
-        let (now, functions) = (Instant::now(), &self.shared.functions);
+        let (now, functions) = (self.shared.clock.instant(), &self.shared.functions);
         let ready = |h: &Held| match &h.function {
             Some(function) => functions.queue_of(function).is_some(),
             None => h.at <= now,
@@ -390,7 +393,7 @@ impl Dispatcher {
 
     /// Appends records again whose append failed.
     pub(crate) async fn resend(&mut self) {
-        let now = Instant::now();
+        let now = self.shared.clock.instant();
         let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.resend)
             .into_iter()
             .partition(|(_, at)| *at <= now);
@@ -483,19 +486,19 @@ impl Dispatcher {
     }
 
     async fn hint(&self, subject: String, payload: Bytes) {
-        if let Err(e) = self.nats.client().publish(subject, payload).await {
-            debug!(reason = %e, "hint was not sent");
-        }
+        self.sender.hint(subject, payload).await;
     }
 
     /// Waits, not longer than `max`, until nothing is in flight.
     pub(crate) async fn drain(&mut self, max: Duration) {
-        let deadline = tokio::time::Instant::now() + max;
-        while !self.in_flight.is_empty() {
-            match tokio::time::timeout_at(deadline, self.completed()).await {
-                Ok(done) => self.settle(done),
-                Err(_) => return,
+        let clock = self.shared.clock.clone();
+        let all = async {
+            while !self.in_flight.is_empty() {
+                let done = self.completed().await;
+                self.settle(done);
             }
-        }
+        };
+        // What is still out then is published again by the next owner, unless the log shows that it arrived.
+        let _ = clock.limit(max, all).await;
     }
 }

@@ -20,7 +20,7 @@ use super::outbox;
 use super::processor::{Processor, stop_of};
 use super::reader::{self, Entry};
 use super::schedules;
-use super::{Stop, now_ms};
+use super::Stop;
 use crate::events::lifecycle;
 
 /// What an instance was before a batch.
@@ -289,7 +289,7 @@ impl Processor {
             self.take(folded, key, record, transition);
             return true;
         }
-        let definitions = &self.shared.definitions;
+        let definitions = &*self.shared.definitions;
         let fault = &self.shared.fault;
         let applied = catch_unwind(AssertUnwindSafe(|| {
             fault.maybe_panic(key);
@@ -390,7 +390,7 @@ impl Processor {
 
     /// Encodes what changed, once per instance, and keeps the indexes true.
     pub(super) fn close(&mut self, folded: &mut Folded) {
-        let now = now_ms();
+        let now = self.shared.clock.now_ms();
         for key in &folded.order {
             let Some(Some(instance)) = self.cache.get(key) else {
                 continue;

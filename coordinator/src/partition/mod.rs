@@ -18,7 +18,7 @@ mod store;
 mod timers;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use millrace_common::{InstanceKey, PartitionId};
 use millrace_engine::Status;
@@ -26,14 +26,13 @@ use millrace_runtime::Shutdown;
 use millrace_runtime::backoff::Backoff;
 use millrace_runtime::config::CoordinatorConfig;
 use millrace_runtime::metrics::Metrics;
-use millrace_runtime::nats::Nats;
 use tracing::{error, info, warn};
 
 use crate::board::Board;
-use crate::cluster::Cluster;
+use crate::clock::Clock;
 use crate::membership::Membership;
-use crate::queues::Queues;
-use crate::registry::{Definitions, Functions};
+use crate::registry::Functions;
+use crate::servers::{Connection, Definitions, Servers, Session, Silent};
 use crate::trace::Trace;
 
 /// Stack of a partition's thread. Expressions are evaluated on it; their depth bound is far below (the pages are only
@@ -45,14 +44,14 @@ const STACK_BYTES: usize = 256 * 1024 * 1024;
 pub struct Shared {
     /// Settings.
     pub config: CoordinatorConfig,
-    /// Streams.
-    pub cluster: Cluster,
+    /// NATS and Redis.
+    pub servers: Arc<dyn Servers>,
+    /// The time.
+    pub clock: Clock,
     /// Definitions.
-    pub definitions: Definitions,
+    pub definitions: Arc<dyn Definitions>,
     /// Functions of the fleet.
     pub functions: Functions,
-    /// Consumers of queues.
-    pub queues: Queues,
     /// Who else is there.
     pub membership: Membership,
     /// Instruments.
@@ -104,6 +103,12 @@ pub(crate) enum Stop {
     },
 }
 
+impl From<Silent> for Stop {
+    fn from(e: Silent) -> Self {
+        Self::Broken(e.0)
+    }
+}
+
 /// What a partition's thread remembers from one ownership to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -114,20 +119,17 @@ pub(crate) struct Memory {
 }
 
 impl Shared {
-    async fn connect_nats(&self, name: &str) -> Result<Nats, Stop> {
-        let nats = millrace_runtime::nats::connect(&self.config.nats, name).await;
-        let nats = nats.map_err(|e| Stop::Broken(e.to_string()))?;
-        match tokio::time::timeout(Duration::from_secs(5), nats.ready()).await {
-            Ok(Ok(())) => Ok(nats),
-            Ok(Err(fault)) => Err(Stop::Broken(fault.to_string())),
-            Err(_) => Err(Stop::Broken("nats does not answer".into())),
-        }
+    async fn session(&self, p: PartitionId) -> Result<Session, Stop> {
+        self.servers.session(p).await.map_err(Stop::from)
     }
 
-    async fn connect_redis(&self) -> Result<redis::aio::MultiplexedConnection, Stop> {
-        millrace_runtime::redis::connect(&self.config.redis)
-            .await
-            .map_err(|e| Stop::Broken(e.to_string()))
+    async fn connect_redis(&self) -> Result<Connection, Stop> {
+        self.servers.redis().await.map_err(Stop::from)
+    }
+
+    /// A back-off of this process.
+    fn backoff(&self) -> Backoff {
+        Backoff::for_servers_seeded(self.clock.random())
     }
 
     /// How long an ended instance is kept, in milliseconds.
@@ -176,7 +178,7 @@ fn run(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
 /// closer) restarts the partition like any other failure.
 async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
     let mut memory = Memory::default();
-    let mut backoff = Backoff::for_servers();
+    let mut backoff = shared.backoff();
     while !shutdown.is_triggered() {
         shared.board.partition(p, |s| s.phase = "contending".into());
         let once = std::panic::AssertUnwindSafe(own_once(shared, p, &mut memory, shutdown));
@@ -197,7 +199,7 @@ async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
             Stop::Halted { .. } => Duration::from_secs(5),
             Stop::Broken(_) => backoff.next_delay(),
         };
-        let _ = shutdown.unless(tokio::time::sleep(pause)).await;
+        let _ = shutdown.unless(shared.clock.sleep(pause)).await;
     }
 }
 
@@ -250,10 +252,4 @@ fn show(shared: &Shared, p: PartitionId, stop: &Stop) {
         s.phase = phase.into();
         s.problem = problem;
     });
-}
-
-/// The clock of this process, Unix ms. Only decides when timers are fired and retention ends; the fold never sees it.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

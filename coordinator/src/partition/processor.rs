@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::Stream;
+use futures_util::future::BoxFuture;
 use millrace_common::{InstanceKey, PartitionId, names};
 use millrace_engine::Dispatch;
 use millrace_runtime::Shutdown;
@@ -24,7 +24,9 @@ use super::reader::{self, Entry, Reader};
 use super::schedules::{self, Schedules};
 use super::store::Store;
 use super::timers::Timers;
-use super::{Shared, Stop, now_ms};
+use super::{Shared, Stop};
+use crate::clock::Clock;
+use crate::servers::Stream;
 
 /// NATS may be silent for this long before the owner gives the partition up (H17).
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -36,7 +38,8 @@ pub(crate) struct Processor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) partition: PartitionId,
     pub(crate) store: Store,
-    pub(crate) stream: Stream<()>,
+    pub(crate) log: Arc<dyn Stream>,
+    pub(crate) steps: Arc<dyn Stream>,
     pub(crate) reader: Reader,
     pub(crate) position: Position,
     pub(crate) dispatcher: Dispatcher,
@@ -68,10 +71,9 @@ impl Processor {
 
     async fn serve_inner(&mut self, shutdown: &Shutdown) -> Result<std::convert::Infallible, Stop> {
         let third = self.shared.config.lease_ttl / 3;
-        let mut beat = tokio::time::interval(third);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut chores = tokio::time::interval(Duration::from_secs(1));
-        chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let clock = self.shared.clock.clone();
+        let mut beat = Every::new(&clock, third);
+        let mut chores = Every::new(&clock, Duration::from_secs(1));
         loop {
             if !self.pending.is_empty() {
                 self.fold(None).await?;
@@ -94,9 +96,9 @@ impl Processor {
                     self.correlator.take(event);
                     self.fold_events().await?;
                 }
-                () = tokio::time::sleep(timer) => self.fire().await?,
-                _ = beat.tick() => self.beat(third).await?,
-                _ = chores.tick() => self.chores().await?,
+                () = clock.sleep(timer) => self.fire().await?,
+                () = beat.tick() => self.beat(third).await?,
+                () = chores.tick() => self.chores().await?,
             }
         }
     }
@@ -111,11 +113,12 @@ impl Processor {
 
     /// Reads and folds everything up to and including `barrier`; nothing leaves.
     pub(crate) async fn catch_up(&mut self, barrier: u64) -> Result<(), Stop> {
+        let clock = self.shared.clock.clone();
         while self.position.sequence < barrier {
             let entry = match self.pending.is_empty() {
                 false => None,
                 true => Some(
-                    match tokio::time::timeout(SILENCE_MAX, self.reader.next()).await {
+                    match clock.limit(SILENCE_MAX, self.reader.next()).await {
                         Ok(Ok(entry)) => entry,
                         Ok(Err(e)) => return Err(stop_of(e)),
                         Err(_) => return Err(Stop::Broken("the log stays silent before the barrier".into())),
@@ -131,13 +134,13 @@ impl Processor {
         let due = self
             .timers
             .next_due_ms()
-            .map_or(i64::MAX, |due| due.saturating_sub(now_ms()));
+            .map_or(i64::MAX, |due| due.saturating_sub(self.shared.clock.now_ms()));
         Duration::from_millis(u64::try_from(due.max(0)).unwrap_or(0).min(60_000))
     }
 
     async fn fire(&mut self) -> Result<(), Stop> {
-        let now = now_ms();
-        for (member, due_ms) in self.timers.fire(now, Instant::now(), 1_000) {
+        let (now, instant) = (self.shared.clock.now_ms(), self.shared.clock.instant());
+        for (member, due_ms) in self.timers.fire(now, instant, 1_000) {
             let late = u64::try_from(now - due_ms).unwrap_or(0);
             let late = Duration::from_millis(late).as_secs_f64();
             self.shared.metrics.timer_lag.observe(late);
@@ -148,7 +151,7 @@ impl Processor {
 
     /// Moves the fence when no commit did, and stores acknowledgements that wait.
     async fn beat(&mut self, third: Duration) -> Result<(), Stop> {
-        if self.committed_at.elapsed() * 3 < third * 2 && !self.dispatcher.outbox.has_marks() {
+        if self.shared.clock.since(self.committed_at) * 3 < third * 2 && !self.dispatcher.outbox.has_marks() {
             return Ok(());
         }
         let beat = self.commit(Batch::default(), self.position.clone(), false).await;
@@ -168,7 +171,7 @@ impl Processor {
         schedules::reconcile(self).await?;
         self.expire().await?;
         // Not soon after a take-over: whoever is preferred may be the one that just died.
-        if self.since.elapsed() < HANDOVER_AFTER {
+        if self.shared.clock.since(self.since) < HANDOVER_AFTER {
             return Ok(());
         }
         self.shared
@@ -198,7 +201,7 @@ impl Processor {
             .get(key)
             .and_then(|slot| slot.as_ref())
             .and_then(|instance| {
-                let plan = millrace_engine::Definitions::plan(&shared.definitions, instance.definition())?;
+                let plan = shared.definitions.plan(instance.definition())?;
                 instance.step(&plan, frame)
             }))
     }
@@ -220,7 +223,7 @@ impl Processor {
         let mut cmd = redis::cmd("ZRANGEBYSCORE");
         cmd.arg(names::expire_key(self.partition))
             .arg("-inf")
-            .arg(now_ms())
+            .arg(self.shared.clock.now_ms())
             .arg("LIMIT")
             .arg(0)
             .arg(500);
@@ -246,19 +249,20 @@ impl Processor {
             return Err(stop_of(error));
         }
         info!(partition.id = %self.partition, reason = %error, "log reader is started again");
-        let deadline = Instant::now() + SILENCE_MAX;
-        let mut backoff = millrace_runtime::backoff::Backoff::for_servers();
+        let clock = self.shared.clock.clone();
+        let deadline = clock.instant() + SILENCE_MAX;
+        let mut backoff = self.shared.backoff();
         loop {
-            match super::recover::read_from(&self.stream, &self.position).await {
+            match super::recover::read_from(&*self.log, &clock, &self.position).await {
                 Ok(reader) => {
                     self.reader = reader;
-                    self.shared.queues.forget();
-                    self.audit.hurry();
+                    self.shared.servers.forget_queues();
+                    self.audit.hurry(&clock);
                     return Ok(());
                 }
-                Err(Stop::Broken(reason)) if Instant::now() < deadline => {
+                Err(Stop::Broken(reason)) if clock.instant() < deadline => {
                     debug!(partition.id = %self.partition, reason, "log reader cannot start yet");
-                    backoff.sleep().await;
+                    clock.sleep(backoff.next_delay()).await;
                 }
                 Err(Stop::Broken(reason)) => {
                     self.release().await;
@@ -284,6 +288,30 @@ impl std::fmt::Debug for Processor {
         f.debug_struct("Processor")
             .field("partition", &self.partition)
             .finish_non_exhaustive()
+    }
+}
+
+/// Ticks: at once, and then so long after each tick was taken.
+struct Every {
+    clock: Clock,
+    period: Duration,
+    next: BoxFuture<'static, ()>,
+}
+
+impl Every {
+    fn new(clock: &Clock, period: Duration) -> Self {
+        Self {
+            clock: clock.clone(),
+            period,
+            next: Box::pin(std::future::ready(())),
+        }
+    }
+
+    /// Safe to drop while it waits.
+    async fn tick(&mut self) {
+        (&mut self.next).await;
+        let (clock, period) = (self.clock.clone(), self.period);
+        self.next = Box::pin(async move { clock.sleep(period).await });
     }
 }
 

@@ -3,28 +3,15 @@
 //! It starts from the position in Redis. Sequences must be contiguous; a hole, an error or silence drops the reader, and
 //! its owner checks the position again before it makes a new one.
 
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::stream::Stream;
-use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 
-use crate::tail;
+use crate::servers::{Begin, Messages, Stored, Stream};
 
 /// Entries asked for at a time.
 const BATCH: usize = 1024;
 
 /// A message of the log.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    /// Sequence in the stream.
-    pub(crate) sequence: u64,
-    /// The log's own time.
-    pub(crate) time_nanos: i128,
-    /// Subject.
-    pub(crate) subject: async_nats::Subject,
-    /// Encoded record.
-    pub(crate) payload: Bytes,
-}
+pub(crate) type Entry = Stored;
 
 /// Why reading stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,18 +31,16 @@ pub(crate) enum Error {
 
 /// See the module.
 pub(crate) struct Reader {
-    messages: pull::Stream,
+    messages: Messages,
     next: u64,
 }
 
 impl Reader {
     /// Starts after `position`.
-    pub(crate) async fn start(stream: &Stream<()>, position: u64) -> Result<Self, Error> {
-        let from = DeliverPolicy::ByStartSequence {
-            start_sequence: position + 1,
-        };
+    pub(crate) async fn start(stream: &dyn Stream, position: u64) -> Result<Self, Error> {
+        let messages = stream.follow(Begin::Sequence(position + 1), BATCH).await;
         Ok(Self {
-            messages: tail::start(stream, from, BATCH).await.map_err(Error::Lost)?,
+            messages: messages.map_err(|e| Error::Lost(e.0))?,
             next: position + 1,
         })
     }
@@ -63,8 +48,8 @@ impl Reader {
     /// Waits for the next entry.
     pub(crate) async fn next(&mut self) -> Result<Entry, Error> {
         match self.messages.next().await {
-            Some(Ok(message)) => self.accept(&message),
-            Some(Err(e)) => Err(lost(e)),
+            Some(Ok(entry)) => self.accept(entry),
+            Some(Err(e)) => Err(Error::Lost(e.0)),
             None => Err(Error::Lost("the stream of messages ended".into())),
         }
     }
@@ -75,24 +60,14 @@ impl Reader {
         tokio::task::unconstrained(self.next()).now_or_never()
     }
 
-    fn accept(&mut self, message: &async_nats::jetstream::Message) -> Result<Entry, Error> {
-        let info = message.info().map_err(lost)?;
-        if info.stream_sequence != self.next {
+    fn accept(&mut self, entry: Entry) -> Result<Entry, Error> {
+        if entry.sequence != self.next {
             return Err(Error::Hole {
                 expected: self.next,
-                found: info.stream_sequence,
+                found: entry.sequence,
             });
         }
         self.next += 1;
-        Ok(Entry {
-            sequence: info.stream_sequence,
-            time_nanos: info.published.unix_timestamp_nanos(),
-            subject: message.subject.clone(),
-            payload: message.payload.clone(),
-        })
+        Ok(entry)
     }
-}
-
-fn lost(e: impl std::fmt::Display) -> Error {
-    Error::Lost(e.to_string())
 }

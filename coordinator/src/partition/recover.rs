@@ -3,12 +3,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use millrace_common::{CloudEvent, PartitionId, RecordBody, names, wire};
 use millrace_runtime::Shutdown;
-use millrace_runtime::nats::{Publisher, PublisherOptions};
 use tracing::{info, warn};
 
 use super::audit::Audit;
@@ -22,8 +20,9 @@ use super::reader::Reader;
 use super::schedules::Schedules;
 use super::store::{Held, Store};
 use super::timers::{HORIZON, Timers};
-use super::{Memory, Shared, Stop, now_ms};
-use crate::cluster;
+use super::{Memory, Shared, Stop};
+use crate::clock::Clock;
+use crate::servers::{Extent, Sender, Session, Stream};
 
 /// Takes the partition over and returns a processor that is ready to serve.
 pub(crate) async fn acquire(
@@ -32,75 +31,62 @@ pub(crate) async fn acquire(
     memory: &mut Memory,
     shutdown: &Shutdown,
 ) -> Result<Processor, Stop> {
-    let incarnation = match &shared.cluster.incarnations[&p] {
-        Ok(incarnation) => incarnation.clone(),
-        Err((code, text)) => {
-            return Err(Stop::Halted {
-                code,
-                text: text.clone(),
-            });
-        }
-    };
-    let nats = shared
-        .connect_nats(&format!("coordinator-{}-p{p}", shared.config.id))
-        .await?;
-    let jetstream = nats.jetstream().clone();
-    let stream = cluster::handle(&jetstream, &names::log_stream(p))
-        .await
-        .map_err(broken)?;
+    let incarnation = shared.servers.incarnation(p);
+    let incarnation = incarnation.map_err(|(code, text)| Stop::Halted { code, text })?;
+    let Session {
+        log,
+        events,
+        steps,
+        sender,
+        completions,
+    } = shared.session(p).await?;
+    let clock = shared.clock.clone();
     let mut store = open_store(&shared, p, memory).await?;
     let held = contend(&shared, p, &mut store, memory, shutdown).await?;
-    let position = take(&shared, p, &mut store, held, &incarnation, &stream, memory).await?;
-    let taken = Instant::now();
+    let position = take(&shared, p, &mut store, held, &incarnation, &*log, memory).await?;
+    let taken = clock.instant();
     info!(partition.id = %p, epoch = store.fence().counter, log.sequence = position.sequence, "partition taken over");
-    let options = PublisherOptions {
-        in_flight_max: shared.config.publish_in_flight,
-        ..PublisherOptions::default()
-    };
-    let (publisher, completions) = Publisher::start(&nats, options).await.map_err(broken)?;
-    let barrier = announce(&publisher, &store, p).await?;
-    let position = verify(&mut store, &stream, position, &incarnation, p).await?;
-    let reader = Reader::start(&stream, position.sequence)
+    let barrier = announce(&*sender, &store, p).await?;
+    let position = verify(&mut store, &*log, position, &incarnation, p).await?;
+    let reader = Reader::start(&*log, position.sequence)
         .await
         .map_err(super::processor::stop_of)?;
-    let events = cluster::open_events(&shared.config, &jetstream)
-        .await
-        .map_err(broken)?;
     let cache = Cache::new(
         usize::try_from(shared.config.cache_bytes).unwrap_or(usize::MAX)
             / usize::from(shared.config.partitions.max(1)),
     );
     let schedules = Schedules::load(&mut store, p).await?;
     let mut processor = Processor {
-        dispatcher: Dispatcher::new(Arc::clone(&shared), p, nats, publisher, completions),
+        dispatcher: Dispatcher::new(Arc::clone(&shared), p, sender, completions),
         shared,
         partition: p,
         store,
-        stream,
+        log,
+        steps,
         reader,
         position,
         timers: Timers::default(),
         cache,
-        audit: Audit::new(),
+        audit: Audit::new(&clock),
         schedules,
-        correlator: Correlator::new(events),
+        correlator: Correlator::new(events, &clock),
         pending: VecDeque::new(),
         poisonous: HashSet::new(),
-        marked: (0, Instant::now()),
-        committed_at: Instant::now(),
-        since: Instant::now(),
+        marked: (0, clock.instant()),
+        committed_at: clock.instant(),
+        since: clock.instant(),
         suppressed: true,
     };
     processor.catch_up(barrier).await?;
     resume(&mut processor).await?;
     let handover = &processor.shared.metrics.handover_duration;
-    handover.observe(taken.elapsed().as_secs_f64());
+    handover.observe(clock.since(taken).as_secs_f64());
     Ok(processor)
 }
 
 async fn open_store(shared: &Shared, p: PartitionId, memory: &mut Memory) -> Result<Store, Stop> {
     let connection = shared.connect_redis().await?;
-    let nonce = uuid::Uuid::now_v7().simple().to_string();
+    let nonce = format!("{:016x}{:016x}", shared.clock.random(), shared.clock.random());
     let fence = Fence {
         counter: 0,
         nonce,
@@ -127,8 +113,9 @@ async fn contend(
 ) -> Result<Held, Stop> {
     let ttl = shared.config.lease_ttl;
     let mut seen: Option<String> = None;
-    let mut since = Instant::now();
-    let began = Instant::now();
+    let clock = &shared.clock;
+    let began = clock.instant();
+    let mut since = began;
     loop {
         let held = store.watch().await.map_err(broken)?;
         // Where another coordinator is preferred it gets a head start; a silent owner is not counted any more.
@@ -143,15 +130,15 @@ async fn contend(
             ttl / 2
         };
         let free = match &held.fence {
-            None => began.elapsed() >= patience,
+            None => clock.since(began) >= patience,
             Some(f) if memory.nonce.as_deref() == Some(&f.nonce) => true,
-            Some(f) if f.released => began.elapsed() >= patience,
+            Some(f) if f.released => clock.since(began) >= patience,
             Some(_) => {
                 if held.fence_text != seen {
                     seen.clone_from(&held.fence_text);
-                    since = Instant::now();
+                    since = clock.instant();
                 }
-                since.elapsed() >= ttl + patience
+                clock.since(since) >= ttl + patience
             }
         };
         if free {
@@ -159,7 +146,7 @@ async fn contend(
         }
         let unwatch = redis::cmd("UNWATCH");
         store.read::<()>(&unwatch).await.map_err(broken)?;
-        if shutdown.unless(tokio::time::sleep(ttl / 8)).await.is_none() {
+        if shutdown.unless(clock.sleep(ttl / 8)).await.is_none() {
             return Err(Stop::Shutdown);
         }
     }
@@ -173,7 +160,7 @@ async fn take(
     store: &mut Store,
     held: Held,
     incarnation: &str,
-    stream: &Stream<()>,
+    stream: &dyn Stream,
     memory: &mut Memory,
 ) -> Result<Position, Stop> {
     let announced = last_announce(stream, p).await?;
@@ -208,21 +195,15 @@ async fn take(
         .ok_or_else(|| Stop::Broken("no position".into()))
 }
 
-async fn last_announce(stream: &Stream<()>, p: PartitionId) -> Result<Option<u64>, Stop> {
-    match stream
-        .get_last_raw_message_by_subject(&names::log_subject(p, "announce"))
-        .await
-    {
-        Ok(message) => match wire::decode_record(&message.payload) {
-            Ok((_, RecordBody::Announce { counter, .. })) => Ok(Some(counter)),
-            _ => Ok(Some(0)),
-        },
-        Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(e) => Err(broken(e)),
-    }
+async fn last_announce(stream: &dyn Stream, p: PartitionId) -> Result<Option<u64>, Stop> {
+    let last = stream.last_of(names::log_subject(p, "announce")).await?;
+    Ok(last.map(|message| match wire::decode_record(&message.payload) {
+        Ok((_, RecordBody::Announce { counter, .. })) => counter,
+        _ => 0,
+    }))
 }
 
-async fn announce(publisher: &Publisher, store: &Store, p: PartitionId) -> Result<u64, Stop> {
+async fn announce(sender: &dyn Sender, store: &Store, p: PartitionId) -> Result<u64, Stop> {
     let fence = store.fence();
     let body = RecordBody::Announce {
         counter: fence.counter,
@@ -231,8 +212,8 @@ async fn announce(publisher: &Publisher, store: &Store, p: PartitionId) -> Resul
         owner: fence.owner.clone(),
     };
     let subject = names::log_subject(p, "announce");
-    let ack = publisher
-        .publish(subject, None, wire::encode_record(None, &body))
+    let ack = sender
+        .publish(subject, wire::encode_record(None, &body))
         .await
         .map_err(broken)?;
     Ok(ack.sequence)
@@ -241,7 +222,7 @@ async fn announce(publisher: &Publisher, store: &Store, p: PartitionId) -> Resul
 /// The position must belong to this stream, and the message at it must be the one that was folded.
 async fn verify(
     store: &mut Store,
-    stream: &Stream<()>,
+    stream: &dyn Stream,
     position: Position,
     incarnation: &str,
     p: PartitionId,
@@ -281,9 +262,8 @@ enum Compared {
     Hole { first: u64 },
 }
 
-async fn compare(stream: &Stream<()>, sequence: u64, expected: u64) -> Result<Compared, Stop> {
-    let info = stream.get_info().await.map_err(broken)?;
-    let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+async fn compare(stream: &dyn Stream, sequence: u64, expected: u64) -> Result<Compared, Stop> {
+    let Extent { first, last, .. } = extent(stream).await?;
     if last < sequence {
         return Ok(Compared::Other);
     }
@@ -293,21 +273,23 @@ async fn compare(stream: &Stream<()>, sequence: u64, expected: u64) -> Result<Co
     if sequence == 0 || sequence < first {
         return Ok(Compared::Same);
     }
-    match stream.get_raw_message(sequence).await {
-        Ok(m) if fingerprint(&m.subject, m.time.unix_timestamp_nanos(), &m.payload) == expected => {
-            Ok(Compared::Same)
-        }
-        Ok(_) => Ok(Compared::Other),
+    match stream.get(sequence).await? {
+        Some(m) if fingerprint(&m.subject, m.time_nanos, &m.payload) == expected => Ok(Compared::Same),
+        Some(_) => Ok(Compared::Other),
         // Trimmed between the two requests: what was folded is behind the start of the log.
-        Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(Compared::Same),
-        Err(e) => Err(broken(e)),
+        None => Ok(Compared::Same),
     }
+}
+
+async fn extent(stream: &dyn Stream) -> Result<Extent, Stop> {
+    let extent = stream.extent().await?;
+    extent.ok_or_else(|| Stop::Broken("the log is gone".into()))
 }
 
 /// The newest remembered boundary that the log still has as it was.
 async fn fork_point(
     store: &mut Store,
-    stream: &Stream<()>,
+    stream: &dyn Stream,
     p: PartitionId,
     below: u64,
 ) -> Result<(u64, u64), Stop> {
@@ -325,7 +307,7 @@ async fn fork_point(
             return Ok((sequence, expected));
         }
     }
-    let first = stream.get_info().await.map_err(broken)?.state.first_sequence;
+    let first = extent(stream).await?.first;
     if first <= 1 {
         return Ok((0, 0));
     }
@@ -341,8 +323,12 @@ fn parse_mark(text: &str) -> Option<(u64, u64)> {
 }
 
 /// A reader that goes on after `position`, once the position was found true.
-pub(crate) async fn read_from(stream: &Stream<()>, position: &Position) -> Result<Reader, Stop> {
-    let checked = tokio::time::timeout(
+pub(crate) async fn read_from(
+    stream: &dyn Stream,
+    clock: &Clock,
+    position: &Position,
+) -> Result<Reader, Stop> {
+    let checked = clock.limit(
         Duration::from_secs(2),
         compare(stream, position.sequence, position.fingerprint),
     );
@@ -355,7 +341,7 @@ pub(crate) async fn read_from(stream: &Stream<()>, position: &Position) -> Resul
             return Err(Stop::Lost("the log is not the one that was read".into()));
         }
     }
-    let started = tokio::time::timeout(Duration::from_secs(2), Reader::start(stream, position.sequence));
+    let started = clock.limit(Duration::from_secs(2), Reader::start(stream, position.sequence));
     match started.await {
         Err(_) => Err(Stop::Broken("nats does not answer".into())),
         Ok(reader) => reader.map_err(super::processor::stop_of),
@@ -379,7 +365,7 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
                 // Already in the work queue: only remembered, for the audit.
                 if let Some(d) = p.rebuild(&instance, frame).await? {
                     let attempt = p.shared.trace.attempt(&instance, &d);
-                    let since = Instant::now();
+                    let since = p.shared.clock.instant();
                     let (sequence, function) = (Some(sequence), d.function.into());
                     let open = OpenStep {
                         step: d.step,
@@ -403,7 +389,8 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
     }
     load_timers(p).await?;
     correlator::load(p).await?;
-    p.audit.hurry();
+    let clock = p.shared.clock.clone();
+    p.audit.hurry(&clock);
     Ok(())
 }
 
@@ -445,7 +432,7 @@ async fn emit_again(
 
 /// Brings timers up to the horizon into memory, when it is near.
 pub(crate) async fn load_timers(p: &mut Processor) -> Result<(), Stop> {
-    let now = now_ms();
+    let now = p.shared.clock.now_ms();
     let span = i64::try_from(HORIZON.as_millis()).unwrap_or(60_000);
     let old = p.timers.horizon_ms();
     if old > now + span / 2 {

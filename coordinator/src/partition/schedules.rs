@@ -70,7 +70,7 @@ impl Schedules {
         let mut slot = before.clone();
         let applied = catch_unwind(AssertUnwindSafe(|| {
             shared.fault.maybe_panic(key);
-            apply_schedule(&shared.definitions, &mut slot, record)
+            apply_schedule(&*shared.definitions, &mut slot, record)
         }));
         let (after, transition) = match applied {
             Ok(transition) => (slot, transition),
@@ -120,7 +120,7 @@ impl Schedules {
             .into_iter()
             .filter_map(|(namespace, name)| {
                 let key = InstanceKey::new(&namespace, &name).ok().filter(here)?;
-                let latest = definitions.latest(&namespace, &name)?;
+                let latest = definitions.newest(&namespace, &name)?;
                 let in_force = self.held.get(&key).map(Schedule::definition);
                 (in_force != Some(&latest)).then_some((key, latest))
             })

@@ -6,11 +6,11 @@
 //! between EXEC and WATCH. The outcome has more than two values: unknown is never taken for failure (H6).
 
 use millrace_common::{InstanceKey, PartitionId, names};
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Value};
 
 use super::batch::Batch;
 use super::fence::{Fence, Position};
+use crate::servers::Connection;
 
 /// What became of a commit.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(crate) struct Held {
 /// See the module.
 pub(crate) struct Store {
     partition: PartitionId,
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// `CLIENT ID`: lets a later connection kill a commit that is still in flight here.
     pub(crate) client_id: i64,
     fence_key: String,
@@ -72,7 +72,7 @@ impl Store {
     /// Wraps a fresh private connection. `fence` is what this owner will write on acquisition.
     pub(crate) async fn new(
         p: PartitionId,
-        mut connection: MultiplexedConnection,
+        mut connection: Connection,
         fence: Fence,
     ) -> Result<Self, Error> {
         let client_id: i64 = redis::cmd("CLIENT")
@@ -279,6 +279,8 @@ fn decode<T: serde::de::DeserializeOwned>(key: &str, text: Option<&str>) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use redis::aio::MultiplexedConnection;
+
     use super::*;
 
     fn bulk(text: &str) -> Value {
