@@ -13,7 +13,8 @@ use millrace_runtime::redis::SharedRedis;
 
 /// Layout of keys and streams. Raised when an old build could not read what a new one writes.
 const LAYOUT: &str = "1";
-const INCARNATION: &str = "millrace.incarnation";
+/// Under this name a stream's metadata holds its identity.
+pub(crate) const INCARNATION: &str = "millrace.incarnation";
 const PARTITIONS: &str = "millrace.partitions";
 
 /// Why a cluster cannot be used as it is.

@@ -22,6 +22,8 @@ pub mod queries;
 pub mod queues;
 pub mod registry;
 pub mod servers;
+#[cfg(test)]
+mod simulation;
 pub mod supervise;
 pub mod trace;
 pub mod vitals;

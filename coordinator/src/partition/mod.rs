@@ -176,7 +176,7 @@ fn run(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
 
 /// Owns, loses and takes the partition again until shutdown. A panic of the shell (not of `apply`, which is caught
 /// closer) restarts the partition like any other failure.
-async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
+pub(crate) async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &Shutdown) {
     let mut memory = Memory::default();
     let mut backoff = shared.backoff();
     while !shutdown.is_triggered() {

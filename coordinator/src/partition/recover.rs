@@ -236,14 +236,18 @@ async fn verify(
             ),
         });
     }
-    match compare(stream, position.sequence, position.fingerprint).await? {
+    match compare(stream, &position.incarnation, position.sequence, position.fingerprint).await? {
         Compared::Same => Ok(position),
+        Compared::Replaced { by } => Err(Stop::Halted {
+            code: "LOG-REPLACED",
+            text: format!("position is of log {} but the stream is {by}", position.incarnation),
+        }),
         Compared::Hole { first } => Err(Stop::Halted {
             code: "LOG-TRIMMED",
             text: format!("log starts at {first} but only {} is folded", position.sequence),
         }),
         Compared::Other => {
-            let fork = fork_point(store, stream, p, position.sequence).await?;
+            let fork = fork_point(store, stream, p, &position).await?;
             warn!(partition.id = %p, log.sequence = position.sequence, fork = fork.0, error.code = "MR-LOG-TAIL-LOST",
                 "the log lost a tail that was folded already; state is kept, reading goes on from the fork point");
             Ok(Position {
@@ -259,11 +263,31 @@ async fn verify(
 enum Compared {
     Same,
     Other,
-    Hole { first: u64 },
+    Hole {
+        first: u64,
+    },
+    /// Another stream under the same name (H2).
+    Replaced {
+        by: String,
+    },
 }
 
-async fn compare(stream: &dyn Stream, sequence: u64, expected: u64) -> Result<Compared, Stop> {
-    let Extent { first, last, .. } = extent(stream).await?;
+async fn compare(
+    stream: &dyn Stream,
+    incarnation: &str,
+    sequence: u64,
+    expected: u64,
+) -> Result<Compared, Stop> {
+    let Extent {
+        first,
+        last,
+        incarnation: found,
+        ..
+    } = extent(stream).await?;
+    let found = found.unwrap_or_default();
+    if found != incarnation {
+        return Ok(Compared::Replaced { by: found });
+    }
     if last < sequence {
         return Ok(Compared::Other);
     }
@@ -291,7 +315,7 @@ async fn fork_point(
     store: &mut Store,
     stream: &dyn Stream,
     p: PartitionId,
-    below: u64,
+    position: &Position,
 ) -> Result<(u64, u64), Stop> {
     let mut cmd = redis::cmd("HVALS");
     cmd.arg(names::marks_key(p));
@@ -299,11 +323,12 @@ async fn fork_point(
     let mut marks: Vec<(u64, u64)> = marks
         .iter()
         .filter_map(|m| parse_mark(m))
-        .filter(|m| m.0 < below)
+        .filter(|m| m.0 < position.sequence)
         .collect();
     marks.sort_unstable_by(|a, b| b.cmp(a));
     for (sequence, expected) in marks {
-        if matches!(compare(stream, sequence, expected).await?, Compared::Same) {
+        let compared = compare(stream, &position.incarnation, sequence, expected).await?;
+        if matches!(compared, Compared::Same) {
             return Ok((sequence, expected));
         }
     }
@@ -330,14 +355,19 @@ pub(crate) async fn read_from(
 ) -> Result<Reader, Stop> {
     let checked = clock.limit(
         Duration::from_secs(2),
-        compare(stream, position.sequence, position.fingerprint),
+        compare(
+            stream,
+            &position.incarnation,
+            position.sequence,
+            position.fingerprint,
+        ),
     );
     match checked.await {
         Err(_) => return Err(Stop::Broken("nats does not answer".into())),
         Ok(Err(stop)) => return Err(stop),
         Ok(Ok(Compared::Same)) => {}
         // The owner starts over: the take-over path handles a lost tail and a hole.
-        Ok(Ok(Compared::Other | Compared::Hole { .. })) => {
+        Ok(Ok(Compared::Other | Compared::Hole { .. } | Compared::Replaced { .. })) => {
             return Err(Stop::Lost("the log is not the one that was read".into()));
         }
     }

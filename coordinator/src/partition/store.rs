@@ -388,8 +388,8 @@ mod tests {
             client.get_multiplexed_async_connection().await.ok()
         }
 
-        async fn connect(&self) -> MultiplexedConnection {
-            self.try_connect().await.expect("redis answers")
+        async fn connect(&self) -> Connection {
+            Connection::new(self.try_connect().await.expect("redis answers"))
         }
 
         async fn owner(&self, nonce: &str, counter: u64) -> (Store, Position) {

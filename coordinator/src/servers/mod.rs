@@ -40,7 +40,7 @@ pub struct Stored {
 }
 
 /// What a stream holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Sequence of the first message that is still there; one more than `last` when there is none.
     pub first: u64,
@@ -48,6 +48,8 @@ pub struct Extent {
     pub last: u64,
     /// Messages.
     pub messages: u64,
+    /// Identity that a log was given at its creation (H2).
+    pub incarnation: Option<String>,
 }
 
 /// Where reading begins.

@@ -152,7 +152,8 @@ impl Stream for Named {
     fn extent(&self) -> BoxFuture<'_, Result<Option<Extent>, Silent>> {
         Box::pin(async {
             let info = cluster::find(&self.jetstream, &self.name).await.map_err(silent)?;
-            Ok(info.map(|info| Extent {
+            Ok(info.map(|mut info| Extent {
+                incarnation: info.config.metadata.remove(cluster::INCARNATION),
                 first: info.state.first_sequence,
                 last: info.state.last_sequence,
                 messages: info.state.messages,

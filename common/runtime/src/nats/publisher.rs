@@ -47,6 +47,12 @@ pub type Completion = (u64, Result<Ack, PublishError>);
 pub struct Completions(mpsc::UnboundedReceiver<Vec<Completion>>);
 
 impl Completions {
+    /// Outcomes of another sender than [`Publisher`]: a model of one.
+    pub fn channel() -> (mpsc::UnboundedSender<Vec<Completion>>, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Self(receiver))
+    }
+
     /// The next outcomes, never empty; `None` when the publisher is gone and everything was received.
     pub async fn recv(&mut self) -> Option<Vec<Completion>> {
         self.0.recv().await
