@@ -112,16 +112,15 @@ async fn look(p: &mut Processor) -> Result<(), Silent> {
     let mut gone = Vec::new();
     let mut gets = 0;
     for ((instance, frame), step, generation, sequence) in old {
-        let is_gone =
-            if sequence < state.first || sequence > state.last || state.messages == 0 {
-                true
-            } else if gets < GETS_MAX {
-                gets += 1;
-                p.audit.after = sequence;
-                is_absent(&*p.steps, sequence, &step).await?
-            } else {
-                false
-            };
+        let is_gone = if sequence < state.first || sequence > state.last || state.messages == 0 {
+            true
+        } else if gets < GETS_MAX {
+            gets += 1;
+            p.audit.after = sequence;
+            is_absent(&*p.steps, sequence, &step).await?
+        } else {
+            false
+        };
         if is_gone {
             gone.push((instance, frame, step, generation));
         }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millrace_common::{CloudEvent, DefinitionRef, InstanceKey, RawJson, Record, RecordBody, limits, names};
-use millrace_engine::listen::EventView;
 use millrace_engine::Interest;
+use millrace_engine::listen::EventView;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 

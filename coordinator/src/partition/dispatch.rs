@@ -303,9 +303,7 @@ impl Dispatcher {
         self.next_tag += 1;
         let tag = self.next_tag;
         self.in_flight.insert(tag, sent);
-        self.sender
-            .publish_tagged(subject, headers, payload, tag)
-            .await;
+        self.sender.publish_tagged(subject, headers, payload, tag).await;
     }
 
     /// Waits for outcomes of publishes.

@@ -13,6 +13,7 @@ use millrace_engine::Outcome as Applied;
 use millrace_engine::{Effect, Ignored, Instance, Transition};
 use tracing::{debug, error};
 
+use super::Stop;
 use super::batch::Batch;
 use super::correlator::{Change, Moment};
 use super::fence::{Position, fingerprint};
@@ -20,7 +21,6 @@ use super::outbox;
 use super::processor::{Processor, stop_of};
 use super::reader::{self, Entry};
 use super::schedules;
-use super::Stop;
 use crate::events::lifecycle;
 
 /// What an instance was before a batch.

@@ -117,13 +117,11 @@ impl Processor {
         while self.position.sequence < barrier {
             let entry = match self.pending.is_empty() {
                 false => None,
-                true => Some(
-                    match clock.limit(SILENCE_MAX, self.reader.next()).await {
-                        Ok(Ok(entry)) => entry,
-                        Ok(Err(e)) => return Err(stop_of(e)),
-                        Err(_) => return Err(Stop::Broken("the log stays silent before the barrier".into())),
-                    },
-                ),
+                true => Some(match clock.limit(SILENCE_MAX, self.reader.next()).await {
+                    Ok(Ok(entry)) => entry,
+                    Ok(Err(e)) => return Err(stop_of(e)),
+                    Err(_) => return Err(Stop::Broken("the log stays silent before the barrier".into())),
+                }),
             };
             self.fold(entry).await?;
         }

@@ -236,11 +236,21 @@ async fn verify(
             ),
         });
     }
-    match compare(stream, &position.incarnation, position.sequence, position.fingerprint).await? {
+    match compare(
+        stream,
+        &position.incarnation,
+        position.sequence,
+        position.fingerprint,
+    )
+    .await?
+    {
         Compared::Same => Ok(position),
         Compared::Replaced { by } => Err(Stop::Halted {
             code: "LOG-REPLACED",
-            text: format!("position is of log {} but the stream is {by}", position.incarnation),
+            text: format!(
+                "position is of log {} but the stream is {by}",
+                position.incarnation
+            ),
         }),
         Compared::Hole { first } => Err(Stop::Halted {
             code: "LOG-TRIMMED",

@@ -70,11 +70,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Wraps a fresh private connection. `fence` is what this owner will write on acquisition.
-    pub(crate) async fn new(
-        p: PartitionId,
-        mut connection: Connection,
-        fence: Fence,
-    ) -> Result<Self, Error> {
+    pub(crate) async fn new(p: PartitionId, mut connection: Connection, fence: Fence) -> Result<Self, Error> {
         let client_id: i64 = redis::cmd("CLIENT")
             .arg("ID")
             .query_async(&mut connection)

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{self, LastRawMessageErrorKind as Kind};
 use async_nats::jetstream::{self, Message};
@@ -20,7 +20,9 @@ use millrace_runtime::config::CoordinatorConfig;
 use millrace_runtime::nats::{Ack, Nats, PublishError, Publisher, PublisherOptions};
 use tracing::debug;
 
-use super::{Begin, Connection, Definitions, Extent, Messages, Sender, Servers, Session, Silent, Stored, Stream};
+use super::{
+    Begin, Connection, Definitions, Extent, Messages, Sender, Servers, Session, Silent, Stored, Stream,
+};
 use crate::cluster::{self, Cluster, Halt};
 use crate::queues::Queues;
 use crate::registry;

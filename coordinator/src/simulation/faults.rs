@@ -150,7 +150,9 @@ fn forget(world: &mut World, plan: Plan, site: &str) -> &'static str {
     match plan {
         Plan::Faithful => "nothing",
         Plan::RedisForgets if universe.chance(500) => {
-            world.redis.fail_over(usize::try_from(universe.below(60)).unwrap());
+            world
+                .redis
+                .fail_over(usize::try_from(universe.below(60)).unwrap());
             "redis failed over and forgot"
         }
         Plan::RedisForgets => {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_common::{
-    DefinitionRef, ErrorKind, InstanceKey, Problem, RawJson, RecordBody, Start, Step, StepOutcome, StepResult, names,
-    partition_of, wire,
+    DefinitionRef, ErrorKind, InstanceKey, Problem, RawJson, RecordBody, Start, Step, StepOutcome,
+    StepResult, names, partition_of, wire,
 };
 
 use super::PARTITIONS;
@@ -97,7 +97,7 @@ async fn one(universe: &Universe, jetstream: &JetStream, ledger: &Ledger, name: 
     }
     let mut book = ledger.0.lock().unwrap();
     let reported = (step.id.clone(), step.generation);
-    book.reported.entry(reported).or_insert(universe.now());
+    book.reported.entry(reported).or_insert_with(|| universe.now());
     drop(book);
     if universe.now() < begun + ACK_WAIT {
         jetstream.acknowledge(name, delivery.sequence);
@@ -107,7 +107,9 @@ async fn one(universe: &Universe, jetstream: &JetStream, ledger: &Ledger, name: 
 /// `noop` counts `n` up; `flaky` fails on its first attempts.
 fn outcome(step: &Step) -> StepOutcome {
     let input: serde_json::Value = serde_json::from_str(step.input.text()).expect("JSON");
-    if step.function.starts_with("flaky") && u64::from(step.attempt) <= input["failures"].as_u64().unwrap_or(0) {
+    if step.function.starts_with("flaky")
+        && u64::from(step.attempt) <= input["failures"].as_u64().unwrap_or(0)
+    {
         return StepOutcome::Error(Problem::new(ErrorKind::Communication, "flaky").with_status(503));
     }
     let n = input["n"].as_i64().unwrap_or(0);
@@ -142,7 +144,13 @@ pub(super) async fn load(
     }
 }
 
-async fn begin(universe: &Universe, jetstream: &JetStream, ledger: &Ledger, key: &InstanceKey, start: &RecordBody) {
+async fn begin(
+    universe: &Universe,
+    jetstream: &JetStream,
+    ledger: &Ledger,
+    key: &InstanceKey,
+    start: &RecordBody,
+) {
     let p = partition_of(key, PARTITIONS);
     let (subject, record) = (
         names::log_subject(p, start.kind()),

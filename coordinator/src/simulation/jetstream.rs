@@ -196,7 +196,8 @@ impl JetStream {
         if !pick.subject.ends_with(".announce") {
             // Not sent by anybody now.
             let message = (None, Duration::ZERO);
-            self.store(stream, pick.subject.as_str(), pick.payload, message).ok();
+            self.store(stream, pick.subject.as_str(), pick.payload, message)
+                .ok();
         }
     }
 
@@ -342,7 +343,10 @@ impl JetStream {
         }
         if self.universe.chance(temper.late) {
             self.universe
-                .sleep(self.universe.between(Duration::from_secs(1), Duration::from_secs(20)))
+                .sleep(
+                    self.universe
+                        .between(Duration::from_secs(1), Duration::from_secs(20)),
+                )
                 .await;
         }
         // What a client has queued is sent when it is connected again, however late that is.
@@ -442,7 +446,11 @@ impl Stream for Handle {
 
     fn last_of(&self, subject: String) -> BoxFuture<'_, Result<Option<Stored>, Silent>> {
         Box::pin(self.ask(move |log| {
-            let found = log.messages.values().rev().find(|m| m.subject.as_str() == subject);
+            let found = log
+                .messages
+                .values()
+                .rev()
+                .find(|m| m.subject.as_str() == subject);
             found.cloned()
         }))
     }
@@ -544,7 +552,8 @@ impl Sender for Line {
         tag: u64,
     ) -> BoxFuture<'_, ()> {
         let id = headers.and_then(|h| h.get("Nats-Msg-Id").map(|id| id.as_str().to_owned()));
-        let (jetstream, site, completed) = (self.jetstream.clone(), self.site.clone(), self.completed.clone());
+        let (jetstream, site, completed) =
+            (self.jetstream.clone(), self.site.clone(), self.completed.clone());
         // On its way even if the sender dies now.
         self.jetstream.universe.spawn(async move {
             let outcome = jetstream.publish(&site, &subject, payload, id).await;

@@ -155,6 +155,7 @@ fn number(name: &str) -> Option<u64> {
     })
 }
 
+#[expect(clippy::print_stdout, reason = "counts and seeds are what a run is for")]
 #[test]
 fn nothing_is_lost_and_nothing_is_twice_whatever_the_servers_do() {
     let first = number("MILLRACE_SIMULATION_SEED").unwrap_or(1);
@@ -182,6 +183,79 @@ fn nothing_is_lost_and_nothing_is_twice_whatever_the_servers_do() {
         println!("  {n:6} {name}");
     }
     assert!(failed.is_empty(), "seeds with violations: {failed:?}");
+}
+
+/// A cluster under load, before anything goes wrong.
+fn quiet(seed: u64) -> World {
+    let mut world = World::new(seed, &DEFINITIONS, 2, 3);
+    let load = fleet::load(
+        world.universe.clone(),
+        world.jetstream.clone(),
+        world.ledger.clone(),
+        world.library.names(),
+        25,
+        Duration::from_millis(200),
+    );
+    world.run(Duration::from_secs(3));
+    world.executor.spawn(load);
+    world.run(Duration::from_secs(3));
+    world
+}
+
+#[test]
+fn an_emptied_redis_halts_every_partition() {
+    for seed in 1..10 {
+        let mut world = quiet(seed);
+        world.redis.empty();
+        world.run(Duration::from_secs(20));
+        let halts = world.halts();
+        let named = |p: u16| {
+            halts
+                .iter()
+                .any(|h| h.starts_with(&format!("partition {p}: MR-HALT-REDIS-LOST")))
+        };
+        assert!((0..PARTITIONS).all(named), "seed {seed}: {halts:?}");
+    }
+}
+
+#[test]
+fn another_stream_under_the_name_of_a_log_halts_its_partition_only() {
+    for seed in 1..10 {
+        let mut world = quiet(seed);
+        world.jetstream.replace("MR_LOG_0");
+        world.run(Duration::from_secs(20));
+        let halts = world.halts();
+        let is_named = |h: &String| h.starts_with("partition 0: MR-HALT-LOG-REPLACED");
+        assert!(
+            !halts.is_empty() && halts.iter().all(is_named),
+            "seed {seed}: {halts:?}"
+        );
+    }
+}
+
+/// Who is cut off gives its partitions up, and whoever is not serves them: a lease is held only with both servers (H17,
+/// H18).
+#[test]
+fn a_coordinator_that_is_cut_from_one_server_is_replaced() {
+    for seed in 1..20 {
+        let mut world = quiet(seed);
+        let long = Duration::from_secs(60);
+        match seed % 2 {
+            0 => world.jetstream.cut("c0", long),
+            _ => world.redis.cut("c0", long),
+        }
+        world.run(Duration::from_secs(15));
+        let serving = |(_, s): &(_, crate::board::PartitionState)| s.phase == "serving";
+        let served = world.coordinators[1]
+            .board
+            .partitions()
+            .into_iter()
+            .filter(serving)
+            .count();
+        assert_eq!(served, usize::from(PARTITIONS), "seed {seed}");
+        world.run(Duration::from_secs(60));
+        assert_eq!(world.violations(), Vec::<String>::new(), "seed {seed}");
+    }
 }
 
 #[test]

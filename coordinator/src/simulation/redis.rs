@@ -189,7 +189,8 @@ impl Redis {
         let inner = self.lock();
         match inner.primaries[inner.current].slots.get(key.as_bytes()) {
             Some(Slot {
-                data: Data::Hash(hash), ..
+                data: Data::Hash(hash),
+                ..
             }) => hash.clone(),
             _ => BTreeMap::new(),
         }
@@ -203,16 +204,6 @@ impl Redis {
                 ..
             }) => set.len(),
             _ => 0,
-        }
-    }
-
-    pub(super) fn text(&self, key: &str) -> Option<String> {
-        let inner = self.lock();
-        match inner.primaries[inner.current].slots.get(key.as_bytes()) {
-            Some(Slot {
-                data: Data::Text(text), ..
-            }) => Some(String::from_utf8_lossy(text).into_owned()),
-            _ => None,
         }
     }
 
@@ -276,7 +267,10 @@ impl Keys {
         writes.push((key.to_vec(), self.slots.get(key).cloned()));
         self.version += 1;
         let version = self.version;
-        let slot = self.slots.entry(key.to_vec()).or_insert(Slot { data: empty, version });
+        let slot = self
+            .slots
+            .entry(key.to_vec())
+            .or_insert(Slot { data: empty, version });
         slot.version = version;
         &mut slot.data
     }
@@ -438,7 +432,10 @@ impl Inner {
             "EXEC" => return self.exec(id),
             _ => {}
         }
-        let is_write = !matches!(name.as_str(), "GET" | "HGETALL" | "HVALS" | "HSCAN" | "ZRANGEBYSCORE");
+        let is_write = !matches!(
+            name.as_str(),
+            "GET" | "HGETALL" | "HVALS" | "HSCAN" | "ZRANGEBYSCORE"
+        );
         if let Some((queue, is_refused)) = &mut client.queued {
             if is_full && is_write {
                 *is_refused = true;
@@ -464,7 +461,10 @@ impl Inner {
         if is_refused {
             return error("EXECABORT Transaction discarded because of previous errors.");
         }
-        if watched.iter().any(|(key, version)| keys.version_of(key) != *version) {
+        if watched
+            .iter()
+            .any(|(key, version)| keys.version_of(key) != *version)
+        {
             return Value::Nil;
         }
         let mut writes = Vec::new();

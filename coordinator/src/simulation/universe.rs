@@ -266,7 +266,12 @@ impl Executor {
         self.polls += 1;
         let now = u64::try_from(self.universe.now().as_nanos()).unwrap();
         self.digest = (self.digest ^ id.0 ^ now).wrapping_mul(0x0100_0000_01B3);
-        if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        if task
+            .future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
             self.tasks.remove(&id);
         }
     }
@@ -281,7 +286,11 @@ impl Executor {
             .min();
         let mut inner = self.universe.lock();
         let alarm = inner.alarms.first_key_value().map(|(key, _)| key.0);
-        let next = [thaw, alarm, Some(end)].into_iter().flatten().min().unwrap_or(end);
+        let next = [thaw, alarm, Some(end)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(end);
         inner.now = next.max(inner.now);
         let mut due = Vec::new();
         while let Some(entry) = inner.alarms.first_entry() {
