@@ -41,6 +41,8 @@ pub enum Ignored {
     StaleStep,
     /// A timer that was cancelled, fired before, or belongs to a frame that moved on.
     StaleTimer,
+    /// A timer whose record came before it was due: the clock that fired it is ahead of the log's. It stays armed.
+    EarlyTimer,
     /// A continuation that was already done.
     StaleContinue,
     /// A child that nobody waits for any more.
@@ -64,6 +66,7 @@ impl Ignored {
             Self::Ended => "ended",
             Self::StaleStep => "staleStep",
             Self::StaleTimer => "staleTimer",
+            Self::EarlyTimer => "earlyTimer",
             Self::StaleContinue => "staleContinue",
             Self::StaleChild => "staleChild",
             Self::StaleEvent => "staleEvent",

@@ -8,6 +8,8 @@ use millrace_common::{InstanceKey, PartitionId, TimerId, limits, names};
 use millrace_engine::Writes;
 use redis::Pipeline;
 
+use super::sabotage::{self, Bug};
+
 /// See the module. Later values win over earlier ones of the same batch.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
@@ -71,7 +73,10 @@ impl Batch {
     /// closed or dispatched again by the very records of this batch.
     pub(crate) fn left(&mut self, field: String, value: Option<Bytes>) {
         self.bytes += 64 + value.as_ref().map_or(0, Bytes::len);
-        self.outbox.entry(field).or_insert(value);
+        match sabotage::has(Bug::MarkOverwrites) {
+            false => drop(self.outbox.entry(field).or_insert(value)),
+            true => drop(self.outbox.insert(field, value)),
+        }
     }
 
     /// A new instance.

@@ -14,6 +14,7 @@ use super::fence::Position;
 use super::fold::Folded;
 use super::outbox;
 use super::processor::Processor;
+use super::sabotage::{self, Bug};
 use super::store::Outcome;
 use crate::events::lifecycle;
 
@@ -34,6 +35,9 @@ impl Processor {
             batch.listener(names::listener_field(key, *frame), row);
         }
         correlator::begin(&mut position, &listening);
+        if sabotage::has(Bug::PublishBeforeCommit) {
+            self.deliver(std::mem::take(&mut folded.effects)).await?;
+        }
         self.commit(batch, position, false).await?;
         correlator::settle(self, listening).await;
         self.count(&folded);
@@ -57,6 +61,9 @@ impl Processor {
             }
         }
         self.deliver(folded.effects).await?;
+        for member in &folded.early {
+            self.timers.again(member);
+        }
         for (field, value) in folded.detached {
             self.dispatcher.detach(field, value, self.suppressed).await;
         }

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use super::outbox::{self, Detached, OpenStep, Outbox};
+use super::sabotage::{self, Bug};
 use crate::events;
 use crate::servers::Sender;
 
@@ -278,6 +279,9 @@ impl Dispatcher {
         self.routes.insert(field.clone(), route.clone());
         if suppressed {
             return;
+        }
+        if sabotage::has(Bug::SentIsTaken) {
+            self.outbox.sent(field.clone());
         }
         self.publish(route.0, route.1, payload, Sent::Record { field })
             .await

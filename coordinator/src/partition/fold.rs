@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use millrace_common::{
     CloudEvent, InstanceKey, RawJson, Record, RecordBody, ScheduleRecord, StepOutcome, StepResult, limits,
-    wire,
+    names, wire,
 };
 use millrace_engine::Outcome as Applied;
 use millrace_engine::{Effect, Ignored, Instance, Transition};
@@ -20,6 +20,7 @@ use super::fence::{Position, fingerprint};
 use super::outbox;
 use super::processor::{Processor, stop_of};
 use super::reader::{self, Entry};
+use super::sabotage::{self, Bug};
 use super::schedules;
 use crate::events::lifecycle;
 
@@ -47,6 +48,8 @@ pub(crate) struct Folded {
     pub(super) told: Vec<(String, CloudEvent)>,
     /// Who begins to listen, changes what it wants, or listens no more.
     pub(super) listening: Vec<Change>,
+    /// Timers whose record came too early.
+    pub(super) early: Vec<String>,
     /// When the record was stored that is applied now.
     pub(super) moment: Moment,
     pub(crate) records: usize,
@@ -74,9 +77,16 @@ impl Processor {
             self.load(&records).await?;
         };
         let last = folded.records - 1;
+        self.look_at_clock(&entries[last]);
         let position = self.position_after(&entries[..=last], &records[..=last]);
         self.pending = entries.into_iter().skip(folded.records).collect();
         self.finish(folded, position).await
+    }
+
+    fn look_at_clock(&mut self, last: &Entry) {
+        let clock = &self.shared.clock;
+        let log_ms = i64::try_from(last.time_nanos / 1_000_000).unwrap_or(i64::MAX);
+        self.skew.observe(clock.now_ms(), log_ms, clock.instant());
     }
 
     pub(super) fn gather(&mut self, first: Option<Entry>) -> Result<Vec<Entry>, Stop> {
@@ -317,6 +327,7 @@ impl Processor {
         record: &Record,
         transition: Transition,
     ) {
+        let is_early = transition.outcome == Applied::Ignored(Ignored::EarlyTimer);
         match (transition.outcome, &record.body) {
             (Applied::Ignored(reason), _) => self.ignored(key, record, reason),
             (Applied::Applied, RecordBody::Result(result)) => {
@@ -325,6 +336,10 @@ impl Processor {
             (Applied::Applied, _) => {}
         }
         if let RecordBody::Timer { timer } = record.body {
+            if is_early && !sabotage::has(Bug::EarlyTimerForgotten) {
+                folded.early.push(names::timer_member(key, timer));
+                return;
+            }
             folded.batch.timer(key, timer, None);
             folded.effects.push((key.clone(), Effect::CancelTimer { timer }));
         }

@@ -13,6 +13,7 @@ mod outbox;
 mod processor;
 mod reader;
 mod recover;
+pub(crate) mod sabotage;
 mod schedules;
 mod store;
 mod timers;

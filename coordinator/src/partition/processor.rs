@@ -21,9 +21,10 @@ use super::correlator::{self, Correlator};
 use super::dispatch::Dispatcher;
 use super::fence::Position;
 use super::reader::{self, Entry, Reader};
+use super::sabotage::{self, Bug};
 use super::schedules::{self, Schedules};
 use super::store::Store;
-use super::timers::Timers;
+use super::timers::{Skew, Timers};
 use super::{Shared, Stop};
 use crate::clock::Clock;
 use crate::servers::Stream;
@@ -44,6 +45,7 @@ pub(crate) struct Processor {
     pub(crate) position: Position,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) timers: Timers,
+    pub(crate) skew: Skew,
     pub(crate) cache: Cache,
     pub(crate) audit: Audit,
     pub(crate) schedules: Schedules,
@@ -132,12 +134,17 @@ impl Processor {
         let due = self
             .timers
             .next_due_ms()
-            .map_or(i64::MAX, |due| due.saturating_sub(self.shared.clock.now_ms()));
+            .map_or(i64::MAX, |due| due.saturating_sub(self.log_now_ms()));
         Duration::from_millis(u64::try_from(due.max(0)).unwrap_or(0).min(60_000))
     }
 
+    /// What the log's clock says now, as far as this process knows: timers are due by it.
+    pub(crate) fn log_now_ms(&self) -> i64 {
+        self.shared.clock.now_ms().saturating_sub(self.skew.ahead_ms())
+    }
+
     async fn fire(&mut self) -> Result<(), Stop> {
-        let (now, instant) = (self.shared.clock.now_ms(), self.shared.clock.instant());
+        let (now, instant) = (self.log_now_ms(), self.shared.clock.instant());
         for (member, due_ms) in self.timers.fire(now, instant, 1_000) {
             let late = u64::try_from(now - due_ms).unwrap_or(0);
             let late = Duration::from_millis(late).as_secs_f64();
@@ -251,6 +258,10 @@ impl Processor {
         let deadline = clock.instant() + SILENCE_MAX;
         let mut backoff = self.shared.backoff();
         loop {
+            while sabotage::has(Bug::LeaseWithoutNats) {
+                self.beat(Duration::ZERO).await?;
+                clock.sleep(self.shared.config.lease_ttl / 4).await;
+            }
             match super::recover::read_from(&*self.log, &clock, &self.position).await {
                 Ok(reader) => {
                     self.reader = reader;

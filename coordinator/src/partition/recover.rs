@@ -17,9 +17,10 @@ use super::fence::{Fence, Position, fingerprint};
 use super::outbox::{self, OpenStep};
 use super::processor::Processor;
 use super::reader::Reader;
+use super::sabotage::{self, Bug};
 use super::schedules::Schedules;
 use super::store::{Held, Store};
-use super::timers::{HORIZON, Timers};
+use super::timers::{HORIZON, Skew, Timers};
 use super::{Memory, Shared, Stop};
 use crate::clock::Clock;
 use crate::servers::{Extent, Sender, Session, Stream};
@@ -66,6 +67,7 @@ pub(crate) async fn acquire(
         reader,
         position,
         timers: Timers::default(),
+        skew: Skew::new(clock.instant()),
         cache,
         audit: Audit::new(&clock),
         schedules,
@@ -75,7 +77,7 @@ pub(crate) async fn acquire(
         marked: (0, clock.instant()),
         committed_at: clock.instant(),
         since: clock.instant(),
-        suppressed: true,
+        suppressed: !sabotage::has(Bug::NoBarrier),
     };
     processor.catch_up(barrier).await?;
     resume(&mut processor).await?;
@@ -164,7 +166,7 @@ async fn take(
     memory: &mut Memory,
 ) -> Result<Position, Stop> {
     let announced = last_announce(stream, p).await?;
-    if held.position.is_none() && announced.is_some() {
+    if held.position.is_none() && announced.is_some() && !sabotage::has(Bug::EmptyRedisBelieved) {
         return Err(Stop::Halted {
             code: "REDIS-LOST",
             text: format!(
@@ -295,19 +297,20 @@ async fn compare(
         ..
     } = extent(stream).await?;
     let found = found.unwrap_or_default();
-    if found != incarnation {
+    if found != incarnation && !sabotage::has(Bug::IncarnationIgnored) {
         return Ok(Compared::Replaced { by: found });
     }
-    if last < sequence {
+    if last < sequence && !sabotage::has(Bug::ShortLogBelieved) {
         return Ok(Compared::Other);
     }
-    if first > sequence + 1 {
+    if first > sequence + 1 && !sabotage::has(Bug::HoleIgnored) {
         return Ok(Compared::Hole { first });
     }
     if sequence == 0 || sequence < first {
         return Ok(Compared::Same);
     }
     match stream.get(sequence).await? {
+        _ if sabotage::has(Bug::BareSequence) => Ok(Compared::Same),
         Some(m) if fingerprint(&m.subject, m.time_nanos, &m.payload) == expected => Ok(Compared::Same),
         Some(_) => Ok(Compared::Other),
         // Trimmed between the two requests: what was folded is behind the start of the log.
@@ -395,6 +398,9 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
     cmd.arg(names::outbox_key(p.partition));
     let entries: Vec<(String, Vec<u8>)> = p.store.read(&cmd).await.map_err(broken)?;
     for (field, value) in entries {
+        if sabotage::has(Bug::NothingResumed) {
+            break;
+        }
         match outbox::parse(&field, &value) {
             Some(outbox::Entry::Step {
                 instance,
@@ -427,7 +433,10 @@ async fn resume(p: &mut Processor) -> Result<(), Stop> {
             None => warn!(field, "outbox entry is not ours"),
         }
     }
-    load_timers(p).await?;
+    match sabotage::has(Bug::NoTimersLoaded) {
+        false => load_timers(p).await?,
+        true => p.timers.set_horizon(i64::MAX),
+    }
     correlator::load(p).await?;
     let clock = p.shared.clock.clone();
     p.audit.hurry(&clock);
@@ -472,7 +481,7 @@ async fn emit_again(
 
 /// Brings timers up to the horizon into memory, when it is near.
 pub(crate) async fn load_timers(p: &mut Processor) -> Result<(), Stop> {
-    let now = p.shared.clock.now_ms();
+    let now = p.log_now_ms();
     let span = i64::try_from(HORIZON.as_millis()).unwrap_or(60_000);
     let old = p.timers.horizon_ms();
     if old > now + span / 2 {

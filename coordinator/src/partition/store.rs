@@ -10,6 +10,7 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::batch::Batch;
 use super::fence::{Fence, Position};
+use super::sabotage::{self, Bug};
 use crate::servers::Connection;
 
 /// What became of a commit.
@@ -153,16 +154,26 @@ impl Store {
         pipe.ignore_errors();
         pipe.cmd("MULTI");
         batch.commands(self.partition, &mut pipe);
-        pipe.cmd("SET").arg(&self.position_key).arg(&after.1);
+        if !sabotage::has(Bug::PositionLeftBehind) {
+            pipe.cmd("SET").arg(&self.position_key).arg(&after.1);
+        }
         pipe.cmd("SET").arg(&self.fence_key).arg(&after.0);
         pipe.cmd("EXEC");
         let exec = pipe.len() - 1;
         self.arm(&mut pipe);
         let replies: Vec<Value> = match pipe.query_async(&mut self.connection).await {
             Ok(replies) => replies,
+            Err(_) if sabotage::has(Bug::UnknownIsSuccess) => {
+                (self.fence, self.armed) = (fence, Some(after));
+                return Outcome::Applied;
+            }
             Err(e) => return Outcome::Unknown(e.to_string()),
         };
-        let outcome = judge(&replies, exec, &before, &after);
+        let outcome = match judge(&replies, exec, &before, &after) {
+            Outcome::Lost if sabotage::has(Bug::NilIsSuccess) => Outcome::Applied,
+            _ if sabotage::has(Bug::PositionLeftBehind) => Outcome::Applied,
+            outcome => outcome,
+        };
         match outcome {
             Outcome::Applied => {
                 self.fence = fence;
@@ -192,7 +203,10 @@ impl Store {
     }
 
     fn arm(&self, pipe: &mut Pipeline) {
-        pipe.cmd("WATCH").arg(&self.fence_key).arg(&self.position_key);
+        match sabotage::has(Bug::NoWatch) {
+            false => pipe.cmd("WATCH").arg(&self.fence_key).arg(&self.position_key),
+            true => pipe.cmd("UNWATCH"),
+        };
         pipe.cmd("GET").arg(&self.fence_key);
         pipe.cmd("GET").arg(&self.position_key);
     }

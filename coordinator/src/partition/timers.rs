@@ -11,6 +11,42 @@ pub(crate) const HORIZON: Duration = Duration::from_secs(60);
 /// After this time without a fold the record of a fired timer is appended again.
 const REPEAT: Duration = Duration::from_secs(10);
 
+/// How long the smallest difference of two clocks is remembered.
+const SKEW_WINDOW: Duration = Duration::from_secs(5);
+
+/// By how much the own wall clock is ahead of the log's: the smallest difference seen of late between when a record was
+/// stored and when it was read. Timers are due by the log's clock, whoever owns the partition (H23).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Skew {
+    since: Instant,
+    now: Option<i64>,
+    before: Option<i64>,
+}
+
+impl Skew {
+    pub(crate) const fn new(since: Instant) -> Self {
+        Self {
+            since,
+            now: None,
+            before: None,
+        }
+    }
+
+    /// A record was read.
+    pub(crate) fn observe(&mut self, own_ms: i64, log_ms: i64, at: Instant) {
+        if at.saturating_duration_since(self.since) >= SKEW_WINDOW {
+            (self.before, self.now, self.since) = (self.now, None, at);
+        }
+        let ahead = own_ms.saturating_sub(log_ms);
+        self.now = Some(self.now.map_or(ahead, |least| least.min(ahead)));
+    }
+
+    /// Milliseconds that the own clock is ahead; 0 before anything was read.
+    pub(crate) fn ahead_ms(&self) -> i64 {
+        [self.now, self.before].into_iter().flatten().min().unwrap_or(0)
+    }
+}
+
 /// See the module. Members are `names::timer_member` texts.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
@@ -45,6 +81,13 @@ impl Timers {
             self.due.remove(&(old, member.clone()));
         }
         self.due.insert((due_ms, member));
+    }
+
+    /// The log found a timer early: it is due again.
+    pub(crate) fn again(&mut self, member: &str) {
+        if let (Some(_), Some(due_ms)) = (self.fired.remove(member), self.known.get(member)) {
+            self.due.insert((*due_ms, member.to_owned()));
+        }
     }
 
     /// Forgets a timer, fired or not.
@@ -122,6 +165,24 @@ mod tests {
         t.cancel("a");
         assert!(fired(&mut t, 10, start + REPEAT * 2).is_empty());
         assert_eq!(t.len(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_is_found_out_and_an_early_timer_is_due_again() {
+        let start = Instant::now();
+        let mut skew = Skew::new(start);
+        assert_eq!(skew.ahead_ms(), 0);
+        skew.observe(60_500, 500, start);
+        skew.observe(60_900, 898, start);
+        assert_eq!(skew.ahead_ms(), 60_000, "the quickest record says most");
+        skew.observe(6_000, 5_998, start + SKEW_WINDOW);
+        skew.observe(12_000, 11_999, start + SKEW_WINDOW * 2);
+        assert_eq!(skew.ahead_ms(), 1, "the clock was put right");
+        let mut t = timers(&[("a", 10)]);
+        assert_eq!(fired(&mut t, 10, start), ["a"]);
+        t.again("a");
+        assert_eq!(fired(&mut t, 9, start), Vec::<String>::new());
+        assert_eq!(fired(&mut t, 10, start), ["a"]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(super) fn strike(world: &mut World, plan: Plan, counts: &mut Counts) {
     let coordinator = usize::try_from(universe.below(world.coordinators.len() as u64)).unwrap();
     let site = world.coordinators[coordinator].site.clone();
     let time = universe.between(Duration::from_millis(100), Duration::from_secs(6));
-    let name = match universe.below(20) {
+    let name = match universe.below(21) {
         0..=3 => {
             world.kill(coordinator);
             "coordinator killed"
@@ -122,14 +122,19 @@ pub(super) fn strike(world: &mut World, plan: Plan, counts: &mut Counts) {
             world.jetstream.repeat(names::STEPS_STREAM);
             "records and steps repeated"
         }
+        18 => {
+            for p in 0..PARTITIONS {
+                world.redis.touch(&names::fence_key(PartitionId(p)));
+            }
+            "fence touched by a stranger"
+        }
         17 => {
-            // Ahead or behind by up to a minute: timers of this owner may be early or late by its own clock, never
-            // by the record's time.
+            // Ahead or behind by up to a minute.
             let offset = i64::try_from(universe.below(120_000)).unwrap() - 60_000;
             world.coordinators[coordinator]
                 .watch
                 .offset_ms
-                .store(offset.min(0), Ordering::Relaxed);
+                .store(offset, Ordering::Relaxed);
             "clock wrong"
         }
         _ => forget(world, plan, &site),
@@ -163,16 +168,31 @@ fn forget(world: &mut World, plan: Plan, site: &str) -> &'static str {
             "redis was two"
         }
         Plan::LogForgets if universe.chance(400) => {
+            world.jetstream.stick(Duration::from_secs(2));
+            world.run(universe.between(Duration::ZERO, Duration::from_secs(2)));
             world.jetstream.lose_tail(names::STEPS_STREAM, universe.below(10));
             "work queue lost its tail"
         }
         Plan::LogForgets => {
             let p = PartitionId(u16::try_from(universe.below(PARTITIONS.into())).unwrap());
+            let is_power_cut = universe.chance(500);
+            if is_power_cut && universe.chance(500) {
+                // While commits wait.
+                world.redis.set_full(true);
+                world.run(Duration::from_secs(1));
+                world.redis.set_full(false);
+            }
+            if is_power_cut {
+                (0..world.coordinators.len()).for_each(|n| world.kill(n));
+            }
             let lost = world
                 .jetstream
                 .lose_tail(&names::log_stream(p), universe.below(40));
             world.excuse(p, &lost);
-            "log lost its tail"
+            match is_power_cut {
+                true => "power cut: log lost its tail",
+                false => "log lost its tail",
+            }
         }
     }
 }

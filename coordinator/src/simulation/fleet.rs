@@ -24,8 +24,8 @@ pub(super) struct Effect {
     pub(super) task: String,
     pub(super) key: String,
     pub(super) begun: Duration,
-    /// The attempt and generation, and when the coordinator sent it.
-    pub(super) step: (String, u32),
+    /// The attempt, and when the coordinator sent it.
+    pub(super) step: String,
     pub(super) sent: Duration,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Book {
     /// Starts whose records were lost with the tail of a log before anybody read them.
     pub(super) excused: BTreeSet<InstanceKey>,
     /// When the result of an attempt was confirmed by the log.
-    pub(super) reported: BTreeMap<(String, u32), Duration>,
+    pub(super) reported: BTreeMap<String, Duration>,
     /// What logs lost: partition and sequences, in order of time.
     pub(super) losses: Vec<(u16, BTreeSet<u64>)>,
 }
@@ -68,7 +68,7 @@ async fn one(universe: &Universe, jetstream: &JetStream, ledger: &Ledger, name: 
         task: step.task.clone(),
         key: step.key.clone(),
         begun,
-        step: (step.id.clone(), step.generation),
+        step: step.id.clone(),
         sent: delivery.sent,
     });
     // Now and then longer than the lease: another worker gets it, too.
@@ -96,8 +96,7 @@ async fn one(universe: &Universe, jetstream: &JetStream, ledger: &Ledger, name: 
         universe.sleep(Duration::from_millis(200)).await;
     }
     let mut book = ledger.0.lock().unwrap();
-    let reported = (step.id.clone(), step.generation);
-    book.reported.entry(reported).or_insert_with(|| universe.now());
+    book.reported.entry(step.id.clone()).or_insert_with(|| universe.now());
     drop(book);
     if universe.now() < begun + ACK_WAIT {
         jetstream.acknowledge(name, delivery.sequence);

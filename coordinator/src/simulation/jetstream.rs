@@ -146,6 +146,14 @@ impl JetStream {
         lost
     }
 
+    /// Removes the older messages of a stream, up to its last one.
+    pub(super) fn trim(&self, stream: &str) {
+        let mut inner = self.lock();
+        let log = inner.streams.get_mut(stream).unwrap();
+        log.messages.clear();
+        log.first = log.last + 1;
+    }
+
     pub(super) fn forget_ids(&self) {
         self.lock().streams.values_mut().for_each(|log| log.ids.clear());
     }

@@ -17,6 +17,8 @@ use faults::{Counts, Plan};
 use millrace_common::InstanceKey;
 use world::World;
 
+use crate::partition::sabotage;
+
 /// Partitions of every simulated cluster.
 const PARTITIONS: u16 = 2;
 /// Without the variable: as many as a test run can afford every time.
@@ -202,60 +204,131 @@ fn quiet(seed: u64) -> World {
     world
 }
 
-#[test]
-fn an_emptied_redis_halts_every_partition() {
-    for seed in 1..10 {
-        let mut world = quiet(seed);
-        world.redis.empty();
-        world.run(Duration::from_secs(20));
-        let halts = world.halts();
-        let named = |p: u16| {
-            halts
-                .iter()
-                .any(|h| h.starts_with(&format!("partition {p}: MR-HALT-REDIS-LOST")))
-        };
-        assert!((0..PARTITIONS).all(named), "seed {seed}: {halts:?}");
-    }
+/// A primary without data, while the logs show that there was some: every partition halts.
+fn emptied(seed: u64) -> Result<(), String> {
+    let mut world = quiet(seed);
+    world.redis.empty();
+    world.run(Duration::from_secs(20));
+    let halts = world.halts();
+    let is_named = |p: u16| {
+        let name = format!("partition {p}: MR-HALT-REDIS-LOST");
+        halts.iter().any(|h| h.starts_with(&name))
+    };
+    (0..PARTITIONS)
+        .all(is_named)
+        .then_some(())
+        .ok_or_else(|| format!("{halts:?}"))
 }
 
-#[test]
-fn another_stream_under_the_name_of_a_log_halts_its_partition_only() {
-    for seed in 1..10 {
-        let mut world = quiet(seed);
-        world.jetstream.replace("MR_LOG_0");
-        world.run(Duration::from_secs(20));
-        let halts = world.halts();
-        let is_named = |h: &String| h.starts_with("partition 0: MR-HALT-LOG-REPLACED");
-        assert!(
-            !halts.is_empty() && halts.iter().all(is_named),
-            "seed {seed}: {halts:?}"
-        );
-    }
+/// Another stream under the name of a log: that partition halts, the other one goes on.
+fn replaced(seed: u64) -> Result<(), String> {
+    let mut world = quiet(seed);
+    world.jetstream.replace("MR_LOG_0");
+    world.run(Duration::from_secs(20));
+    let halts = world.halts();
+    let is_named = |h: &String| h.starts_with("partition 0: MR-HALT-LOG-REPLACED");
+    let is_right = !halts.is_empty() && halts.iter().all(is_named);
+    is_right.then_some(()).ok_or_else(|| format!("{halts:?}"))
+}
+
+/// A log that was trimmed beyond what Redis still knows: that partition halts, the other one goes on.
+fn trimmed(seed: u64) -> Result<(), String> {
+    let mut world = quiet(seed);
+    world.jetstream.trim("MR_LOG_0");
+    world.redis.fail_over(60);
+    world.run(Duration::from_secs(20));
+    let halts = world.halts();
+    let is_named = |h: &String| h.starts_with("partition 0: MR-HALT-LOG-TRIMMED");
+    let is_right = !halts.is_empty() && halts.iter().all(is_named);
+    is_right.then_some(()).ok_or_else(|| format!("{halts:?}"))
 }
 
 /// Who is cut off gives its partitions up, and whoever is not serves them: a lease is held only with both servers (H17,
 /// H18).
+fn cut_off(seed: u64) -> Result<(), String> {
+    let mut world = quiet(seed);
+    let long = Duration::from_secs(60);
+    match seed % 2 {
+        0 => world.jetstream.cut("c0", long),
+        _ => world.redis.cut("c0", long),
+    }
+    world.run(Duration::from_secs(15));
+    let serving = |(_, s): &(_, crate::board::PartitionState)| s.phase == "serving";
+    let served = world.coordinators[1].board.partitions().into_iter().filter(serving).count();
+    if served < usize::from(PARTITIONS) {
+        return Err(format!("the other one serves {served} partitions"));
+    }
+    world.run(Duration::from_secs(60));
+    let violations = world.violations();
+    violations.is_empty().then_some(()).ok_or_else(|| format!("{violations:#?}"))
+}
+
+fn whatever_happens(seed: u64) -> Result<(), String> {
+    let violations = run(seed).violations;
+    violations.is_empty().then_some(()).ok_or_else(|| format!("{violations:#?}"))
+}
+
+type Scenario = fn(u64) -> Result<(), String>;
+
+fn holds(scenario: Scenario) {
+    for seed in 1..20 {
+        if let Err(wrong) = scenario(seed) {
+            panic!("seed {seed}: {wrong}");
+        }
+    }
+}
+
+#[test]
+fn an_emptied_redis_halts_every_partition() {
+    holds(emptied);
+}
+
+#[test]
+fn another_stream_under_the_name_of_a_log_halts_its_partition_only() {
+    holds(replaced);
+}
+
+#[test]
+fn a_log_that_was_trimmed_too_far_halts_its_partition_only() {
+    holds(trimmed);
+}
+
 #[test]
 fn a_coordinator_that_is_cut_from_one_server_is_replaced() {
-    for seed in 1..20 {
-        let mut world = quiet(seed);
-        let long = Duration::from_secs(60);
-        match seed % 2 {
-            0 => world.jetstream.cut("c0", long),
-            _ => world.redis.cut("c0", long),
+    holds(cut_off);
+}
+
+/// Runs in which a bug must have been caught.
+const CAUGHT_WITHIN: u64 = 50;
+
+/// The checker is checked: each deliberate bug is caught, soon.
+#[expect(clippy::print_stdout, reason = "says in which run each bug was caught")]
+#[test]
+fn every_deliberate_bug_is_caught() {
+    let scenarios: [(&str, Scenario); 5] = [
+        ("whatever happens", whatever_happens),
+        ("cut off", cut_off),
+        ("emptied", emptied),
+        ("replaced", replaced),
+        ("trimmed", trimmed),
+    ];
+    let mut missed = Vec::new();
+    for bug in sabotage::ALL {
+        // A bug may also make the engine's shell panic: that is caught, too.
+        let fails = |scenario: Scenario, seed| {
+            let scenario = || sabotage::with(bug, || scenario(seed));
+            std::panic::catch_unwind(scenario).map_or(true, |result| result.is_err())
+        };
+        let caught = (1..=CAUGHT_WITHIN).find_map(|seed| {
+            let by = scenarios.iter().find(|(_, scenario)| fails(*scenario, seed))?;
+            Some((by.0, seed))
+        });
+        match caught {
+            Some((by, seed)) => println!("{bug:?}: caught by {by}, run {seed}"),
+            None => missed.push(bug),
         }
-        world.run(Duration::from_secs(15));
-        let serving = |(_, s): &(_, crate::board::PartitionState)| s.phase == "serving";
-        let served = world.coordinators[1]
-            .board
-            .partitions()
-            .into_iter()
-            .filter(serving)
-            .count();
-        assert_eq!(served, usize::from(PARTITIONS), "seed {seed}");
-        world.run(Duration::from_secs(60));
-        assert_eq!(world.violations(), Vec::<String>::new(), "seed {seed}");
     }
+    assert!(missed.is_empty(), "not caught within {CAUGHT_WITHIN} runs: {missed:?}");
 }
 
 #[test]

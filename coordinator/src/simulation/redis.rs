@@ -155,6 +155,17 @@ impl Redis {
         inner.clients.values_mut().for_each(|c| c.is_alive = false);
     }
 
+    /// Somebody else writes the value that is there: transactions that watch it are aborted.
+    pub(super) fn touch(&self, key: &str) {
+        let mut inner = self.lock();
+        let current = inner.current;
+        let keys = &mut inner.primaries[current];
+        keys.version += 1;
+        if let Some(slot) = keys.slots.get_mut(key.as_bytes()) {
+            slot.version = keys.version;
+        }
+    }
+
     pub(super) fn cut(&self, site: &str, time: Duration) {
         let until = self.universe.now() + time;
         self.lock().cut.insert(site.into(), until);

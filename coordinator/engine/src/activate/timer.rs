@@ -8,11 +8,14 @@ use crate::frame::{Failed, FrameId, Parts, TimerKind};
 use super::{Activation, Failure, Move};
 
 impl Activation<'_> {
-    /// A timer's record. During a suspension it is remembered.
+    /// A timer's record. During a suspension it is remembered. Never early: what counts is when the log stored it.
     pub(crate) fn timer(&mut self, timer: TimerId) -> Result<Move, Ignored> {
         let frame = self.instance.frame(timer.frame).ok_or(Ignored::StaleTimer)?;
         let found = frame.timers().find(|(_, t)| t.number == timer.number && !t.fired);
-        let (kind, _) = found.ok_or(Ignored::StaleTimer)?;
+        let (kind, armed) = found.ok_or(Ignored::StaleTimer)?;
+        if armed.due_ms > self.now_ms {
+            return Err(Ignored::EarlyTimer);
+        }
         self.effects.push(Effect::CancelTimer { timer });
         if let Some(t) = self
             .instance

@@ -64,9 +64,10 @@ impl<'a> Turn<'a> {
         let Some(armed) = self.schedule.armed.filter(|armed| timer(armed.number) == fired) else {
             return Err(Ignored::StaleTimer);
         };
+        if armed.due_ms > self.now_ms {
+            return Err(Ignored::EarlyTimer);
+        }
         self.disarm();
-        // The log's clock may be a little behind the one that fired the timer.
-        self.now_ms = self.now_ms.max(armed.due_ms);
         for place in 0..self.schedule.triggers.len() {
             self.pass(place);
         }
