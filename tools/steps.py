@@ -58,6 +58,7 @@ class Steps:
         toolchain = self.run("toolchain", ["tools/toolchain", "--lint"], limit_seconds=60)
         self.run("words", ["tools/check-words"], limit_seconds=60)
         self.run("codes", ["tools/check-codes"], limit_seconds=60)
+        self.run("proofs", ["tools/check-proofs"], limit_seconds=60)
         self.run("links", ["tools/check-links"], limit_seconds=60)
         if toolchain:
             self.run("format", ["cargo", "fmt", "--all", "--check", "--", "--files-with-diff"], limit_seconds=300)

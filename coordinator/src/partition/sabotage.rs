@@ -3,7 +3,6 @@
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "only tests name them all"))]
 pub(crate) enum Bug {
     /// Commits are not fenced: nothing is watched.
     NoWatch,

@@ -96,7 +96,9 @@ async fn one(universe: &Universe, jetstream: &JetStream, ledger: &Ledger, name: 
         universe.sleep(Duration::from_millis(200)).await;
     }
     let mut book = ledger.0.lock().unwrap();
-    book.reported.entry(step.id.clone()).or_insert_with(|| universe.now());
+    book.reported
+        .entry(step.id.clone())
+        .or_insert_with(|| universe.now());
     drop(book);
     if universe.now() < begun + ACK_WAIT {
         jetstream.acknowledge(name, delivery.sequence);
