@@ -162,6 +162,36 @@ fn children_die_with_a_killed_dev() {
 }
 
 #[test]
+fn the_next_stack_removes_the_directory_of_a_killed_one() {
+    let scratch = Scratch::new("swept");
+    let file = scratch.file("hello.yaml", HELLO);
+    let mut run = Beside::start(
+        "swept-1",
+        &[
+            "run",
+            "--local",
+            scratch.file("long.yaml", LONG).to_str().unwrap(),
+        ],
+    );
+    eventually("an instance runs", PATIENT, || run.said().contains("starting "));
+    let (left, children) = (run.stacks(), children_of(run.process.id()));
+    run.process.kill().unwrap();
+    run.process.wait().unwrap();
+    eventually("all children are gone", SOON, || {
+        !children.iter().any(|(pid, _)| is_alive(*pid))
+    });
+    assert!(
+        !left.is_empty() && left.iter().all(|dir| dir.is_dir()),
+        "{left:?}"
+    );
+    let temp = left[0].parent().unwrap();
+    let (code, _, stderr) = ran(millrace().env("TMPDIR", temp).args(["run", "--local"]).arg(file));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("left by a stack that was killed"), "{stderr}");
+    assert!(run.stacks().is_empty(), "{:?}", run.stacks());
+}
+
+#[test]
 fn a_polite_stop_leaves_nothing_and_data_stays() {
     let scratch = Scratch::new("kept");
     let dir = scratch.path().join("data");

@@ -1,14 +1,15 @@
 //! Bytes from outside: the corpus is replayed in every run, and a mutator that knows the languages' words makes more of
-//! it. No panic, no hang. `tools/fuzz mutate` runs the mutator for long.
+//! it. No panic, no hang. `tools/fuzz` runs the mutator for long, and libFuzzer, which adds to the corpus.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 #[path = "support/surface.rs"]
 mod surface;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use millrace_common::event::decode_base64;
 use support::Random;
 
 /// Time for one input. Far above what any needs on an idle machine, because the machine may be busy.
@@ -123,20 +124,19 @@ const WORDS: [&str; 96] = [
     "\u{FEFF}",
 ];
 
-fn corpus(part: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/corpus")
-        .join(part);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+/// A file for each input that somebody wrote, and one with a line of base64 for each that libFuzzer found.
+fn corpus(part: &str) -> Vec<Vec<u8>> {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut files: Vec<_> = std::fs::read_dir(all.join(part))
         .unwrap()
-        .map(|e| e.unwrap().path())
+        .map(|entry| entry.unwrap().path())
         .collect();
     files.sort();
-    assert!(!files.is_empty(), "no corpus for {part}");
-    files
-        .into_iter()
-        .map(|f| (f.clone(), std::fs::read(f).unwrap()))
-        .collect()
+    let mut inputs: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    assert!(!inputs.is_empty(), "no corpus for {part}");
+    let found = std::fs::read_to_string(all.join(format!("{part}.found"))).unwrap();
+    inputs.extend(found.lines().map(|line| decode_base64(line).unwrap()));
+    inputs
 }
 
 /// Runs one input; a panic or a slow end shows what it was.
@@ -152,7 +152,7 @@ fn feed(part: &str, run: fn(&[u8]), input: &[u8]) {
 #[test]
 fn the_corpus_does_no_harm() {
     for (part, run) in surface::PARTS {
-        for (_, input) in corpus(part) {
+        for input in corpus(part) {
             feed(part, run, &input);
         }
     }
@@ -170,7 +170,7 @@ fn mutated_inputs_do_no_harm() {
         if only.as_ref().is_some_and(|only| only != part) {
             continue;
         }
-        let seeds: Vec<Vec<u8>> = corpus(part).into_iter().map(|(_, bytes)| bytes).collect();
+        let seeds = corpus(part);
         let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
         let mut random = Random(seed);
         for _ in 0..inputs {

@@ -1,5 +1,5 @@
 //! Taking a partition over: wait for the lease, move the fence, announce in the log, verify the position, fold up to the
-//! own announcement with effects suppressed, then let out what is still pending (protocol study 4.1).
+//! own announcement with effects suppressed, then let out what is still pending: `docs/guarantees.md`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! tests.
 #![allow(dead_code, unreachable_pub)]
 
+use millrace_common::CloudEvent;
 use millrace_dsl::duration::Duration;
 use millrace_dsl::expression::{EvalEnv, Expression, Scope, strip};
 use millrace_dsl::uri::UriTemplate;
@@ -15,11 +16,12 @@ const DEFECT: &str = "please report this expression";
 pub type Run = fn(&[u8]);
 
 /// Names of the parts and their functions.
-pub const PARTS: [(&str, Run); 4] = [
+pub const PARTS: [(&str, Run); 5] = [
     ("parse", parse),
     ("expression", expression),
     ("uri", uri),
     ("duration", duration),
+    ("event", event),
 ];
 
 /// Fuel of an evaluation: enough to reach every native filter, little enough for thousands of inputs a second.
@@ -73,6 +75,31 @@ pub fn duration(bytes: &[u8]) {
     if let Ok(data) = value::parse(&text) {
         let _read = Duration::from_value(&data);
     }
+}
+
+/// An event in structured mode, as a batch, and in binary mode: lines of `attribute: value`, an empty one, and the data.
+/// What is read can be read again.
+pub fn event(bytes: &[u8]) {
+    let again = |event: &CloudEvent| {
+        let text = event.raw.text();
+        assert_eq!(CloudEvent::parse(text.as_bytes()).as_ref(), Ok(event), "{text}");
+        let (id, fingerprint) = (event.message_id(), event.fingerprint());
+        assert_eq!(id.len(), 32, "{text}: {fingerprint}");
+    };
+    CloudEvent::parse(bytes).iter().for_each(again);
+    CloudEvent::batch(bytes).iter().flatten().for_each(again);
+    let at = bytes.windows(2).position(|two| two == b"\n\n");
+    let (head, data) = at.map_or((bytes, &[][..]), |at| (&bytes[..at], &bytes[at + 2..]));
+    let head = String::from_utf8_lossy(head);
+    let pairs = head.lines().filter_map(|line| line.split_once(": "));
+    let (types, attributes): (Vec<_>, Vec<_>) = pairs.partition(|(name, _)| *name == "content-type");
+    let attributes = attributes
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let content_type = types.first().map(|(_, text)| *text);
+    CloudEvent::binary(attributes, content_type, data)
+        .iter()
+        .for_each(again);
 }
 
 /// The first line, and the rest as JSON; a small object where the rest is none.
