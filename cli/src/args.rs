@@ -1,5 +1,6 @@
 //! The command line as typed: what clap reads. Commands turn it into what they need.
 
+mod partition;
 #[cfg(test)]
 mod reference;
 mod schedule;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::input::parse_duration;
 
+pub(crate) use partition::{OrderArgs, PartitionCommand};
 pub(crate) use schedule::{ScheduleArgs, ScheduleCommand};
 
 /// Durable workflows on NATS JetStream and Redis.
@@ -75,6 +77,11 @@ pub(crate) enum Command {
     /// Look at schedules; pause, resume, trigger and backfill them.
     #[command(subcommand, visible_alias = "schedules")]
     Schedule(ScheduleCommand),
+    /// Look at partitions; bring a halted one back.
+    #[command(subcommand, visible_alias = "partitions")]
+    Partition(PartitionCommand),
+    /// Make the state of a halted partition anew from its log.
+    Rebuild(OrderArgs),
     /// Work with events.
     #[command(subcommand, visible_alias = "events")]
     Event(EventCommand),
@@ -115,6 +122,8 @@ impl Command {
             Self::Queue(command) => Some(command.read()),
             Self::Schedule(command) => Some(command.read()),
             Self::Event(EventCommand::Send { read, .. }) => Some(read),
+            Self::Partition(command) => Some(command.read()),
+            Self::Rebuild(args) => Some(&args.read),
             // All the rest by name, so that a new command with an `-o` is not forgotten here.
             Self::Dev(_)
             | Self::Run(_)
@@ -318,6 +327,17 @@ pub(crate) enum InstanceCommand {
     Resume(ControlArgs),
     /// Start again from the failed task of a faulted instance.
     Retry(ControlArgs),
+    /// Let an instance go on that was set aside because the engine panicked.
+    Unquarantine {
+        #[command(flatten)]
+        control: ControlArgs,
+        /// Apply the record on which the engine panicked now: after an update that mends it.
+        #[arg(long, conflicts_with = "skip", required_unless_present = "skip")]
+        retry: bool,
+        /// Go on without that record.
+        #[arg(long)]
+        skip: bool,
+    },
 }
 
 impl InstanceCommand {
@@ -325,9 +345,11 @@ impl InstanceCommand {
         match self {
             Self::List { read, .. } | Self::Get { read, .. } | Self::History { read, .. } => Some(read),
             Self::Watch { .. } => None,
-            Self::Cancel(args) | Self::Suspend(args) | Self::Resume(args) | Self::Retry(args) => {
-                Some(&args.read)
-            }
+            Self::Cancel(args)
+            | Self::Suspend(args)
+            | Self::Resume(args)
+            | Self::Retry(args)
+            | Self::Unquarantine { control: args, .. } => Some(&args.read),
         }
     }
 }

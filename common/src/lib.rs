@@ -36,6 +36,7 @@ pub use id::{DefinitionRef, IdError, InstanceKey, PartitionId, PlacedInstance, i
 pub use problem::{ErrorKind, Problem};
 pub use record::{
     ChildOutcome, ControlKind, ParentLink, Progress, Record, RecordBody, Reply, ReplyBody, Start, TimerId,
+    Unquarantine,
 };
 pub use schedule::{CatchUp, Cause, Overlap, SCHEDULE_FRAME, ScheduleRecord};
 pub use step::{Hole, Late, RawJson, Step, StepOutcome, StepResult};

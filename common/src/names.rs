@@ -125,6 +125,11 @@ fn typed_subject(prefix: &str, kind: &str) -> String {
     subject
 }
 
+/// Redis: pattern of all keys of a partition.
+pub fn partition_keys(p: PartitionId) -> String {
+    format!("{{mr:{p}}}:*")
+}
+
 /// Redis: the fence of a partition (STRING, no TTL).
 pub fn fence_key(p: PartitionId) -> String {
     format!("{{mr:{p}}}:fence")

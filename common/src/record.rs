@@ -52,6 +52,8 @@ pub enum RecordBody {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reply: Option<String>,
     },
+    /// An operator lifts the quarantine of an instance.
+    Unquarantine(Box<Unquarantine>),
     /// A worker finished a step.
     Result(Box<StepResult>),
     /// A worker still runs a step, and maybe saved a value.
@@ -102,6 +104,7 @@ impl RecordBody {
             Self::Announce { .. } => "announce",
             Self::Start(_) => "start",
             Self::Control { .. } => "control",
+            Self::Unquarantine(_) => "unquarantine",
             Self::Result(_) => "result",
             Self::Progress(_) => "progress",
             Self::Timer { .. } => "timer",
@@ -122,6 +125,7 @@ impl RecordBody {
             Self::Announce { .. }
             | Self::Start(_)
             | Self::Control { .. }
+            | Self::Unquarantine(_)
             | Self::Result(_)
             | Self::Progress(_)
             | Self::Continue { .. }
@@ -143,6 +147,24 @@ pub enum ControlKind {
     Resume,
     /// Start again from the failed task of a faulted instance.
     Retry,
+}
+
+/// See [`RecordBody::Unquarantine`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unquarantine {
+    /// Under which sequence the record is kept on which the engine panicked; it is kept no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// That record as it was encoded, to be applied now. `None`: it is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RawJson>,
+    /// Shown in the trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Inbox that wants to know the outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<String>,
 }
 
 /// A timer of a frame. The number makes a fired timer stale once the frame moved on.

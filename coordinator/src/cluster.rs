@@ -58,8 +58,6 @@ pub type Halt = (&'static str, String);
 pub struct Cluster {
     /// JetStream of this process.
     pub jetstream: jetstream::Context,
-    /// Incarnation of each partition's log, or why that partition is halted.
-    pub incarnations: HashMap<PartitionId, Result<String, Halt>>,
 }
 
 /// Checks everything, creating what a new cluster needs. Safe to run from several coordinators at once.
@@ -72,13 +70,12 @@ pub async fn open(
     redis: &SharedRedis,
 ) -> Result<Cluster, Error> {
     check_fixed(config, redis).await?;
-    let mut incarnations = HashMap::new();
     for p in (0..config.partitions).map(PartitionId) {
-        let found = match open_log(config, &jetstream, redis, p).await {
-            Err(Error::Halt { code, text }) => Err((code, text)),
-            other => Ok(other?),
-        };
-        incarnations.insert(p, found);
+        match open_log(config, &jetstream, redis, p).await {
+            // Found again by whoever takes the partition over.
+            Ok(_) | Err(Error::Halt { .. }) => {}
+            Err(other) => return Err(other),
+        }
     }
     ensure(&jetstream, steps(config)).await?;
     ensure(&jetstream, definitions(config)).await?;
@@ -86,10 +83,7 @@ pub async fn open(
     if config.lifecycle != Lifecycle::Off {
         ensure(&jetstream, lifecycle(config)).await?;
     }
-    Ok(Cluster {
-        jetstream,
-        incarnations,
-    })
+    Ok(Cluster { jetstream })
 }
 
 /// The stream of events; made anew where somebody deleted it: it holds nothing that only it knows.
@@ -123,61 +117,71 @@ async fn check_fixed(config: &CoordinatorConfig, redis: &SharedRedis) -> Result<
     Ok(())
 }
 
-/// The log of one partition: found, or created once. Returns its incarnation.
+/// The log of one partition: found, or created once. Returns its incarnation. Looked at again by whoever takes the
+/// partition over ([`identity`]).
 async fn open_log(
     config: &CoordinatorConfig,
     jetstream: &jetstream::Context,
     redis: &SharedRedis,
     p: PartitionId,
 ) -> Result<String, Error> {
-    let field = format!("incarnation:{p}");
+    let field = incarnation_field(p);
     let mut get = redis::cmd("HGET");
     get.arg(names::CLUSTER_KEY).arg(&field);
     let known: Option<String> = redis.query(&get).await.map_err(|e| unreachable("redis", e))?;
     let info = match (find(jetstream, &names::log_stream(p)).await?, &known) {
-        (Some(info), _) => info,
-        (None, None) => create(jetstream, log(config, p)).await?,
-        (None, Some(known)) => {
-            return Err(Error::Halt {
-                code: "LOG-LOST",
-                text: format!(
-                    "stream {} is gone but redis knows it as {known}",
-                    names::log_stream(p)
-                ),
-            });
-        }
+        (None, None) => Some(create(jetstream, log(config, p)).await?),
+        (found, _) => found,
     };
-    let found = info
-        .config
-        .metadata
-        .get(INCARNATION)
-        .cloned()
-        .ok_or_else(|| Error::Halt {
-            code: "LOG-FOREIGN",
-            text: format!(
-                "stream {} was not created by millrace: it has no incarnation",
-                info.config.name
-            ),
-        })?;
-    match known {
-        None => {
-            let mut set = redis::cmd("HSETNX");
-            set.arg(names::CLUSTER_KEY).arg(&field).arg(&found);
-            redis
-                .query::<i64>(&set)
-                .await
-                .map_err(|e| unreachable("redis", e))?;
-            Ok(found)
-        }
-        Some(known) if known == found => Ok(found),
-        Some(known) => Err(Error::Halt {
-            code: "LOG-REPLACED",
-            text: format!(
-                "stream {} is incarnation {found} but redis knows {known}",
-                info.config.name
-            ),
-        }),
+    let found = identity(p, known.as_deref(), info.as_ref())?;
+    if known.is_none() {
+        let mut set = redis::cmd("HSETNX");
+        set.arg(names::CLUSTER_KEY).arg(&field).arg(&found);
+        redis
+            .query::<i64>(&set)
+            .await
+            .map_err(|e| unreachable("redis", e))?;
     }
+    Ok(found)
+}
+
+/// Field of [`names::CLUSTER_KEY`] that holds the incarnation of a log.
+pub(crate) fn incarnation_field(p: PartitionId) -> String {
+    format!("incarnation:{p}")
+}
+
+/// The incarnation of a log that is the one Redis knows, or of which Redis knows nothing.
+pub(crate) fn identity(p: PartitionId, known: Option<&str>, info: Option<&Info>) -> Result<String, Error> {
+    let name = names::log_stream(p);
+    let Some(info) = info else {
+        let known = known.unwrap_or("nothing");
+        return Err(Error::Halt {
+            code: "LOG-LOST",
+            text: format!("stream {name} is gone but redis knows it as {known}"),
+        });
+    };
+    let Some(found) = info.config.metadata.get(INCARNATION) else {
+        return Err(Error::Halt {
+            code: "LOG-FOREIGN",
+            text: format!("stream {name} was not created by millrace: it has no incarnation"),
+        });
+    };
+    match known {
+        Some(known) if known != found => Err(Error::Halt {
+            code: "LOG-REPLACED",
+            text: format!("stream {name} is incarnation {found} but redis knows {known}"),
+        }),
+        _ => Ok(found.clone()),
+    }
+}
+
+/// Makes the log of a partition anew: only on an operator's order, who knows that the old one will not come back.
+pub(crate) async fn make_log(
+    config: &CoordinatorConfig,
+    jetstream: &jetstream::Context,
+    p: PartitionId,
+) -> Result<Info, Error> {
+    create(jetstream, log(config, p)).await
 }
 
 /// Looks a stream up. `None` only when the server says that it does not exist; silence is an error.

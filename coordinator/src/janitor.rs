@@ -17,13 +17,13 @@ use tracing::{debug, warn};
 
 use crate::board::{Board, Pressure};
 use crate::cluster;
+use crate::partition::Position;
 use crate::queues::Queues;
 
 const EVERY: Duration = Duration::from_secs(2);
 const TRIM_EVERY: Duration = Duration::from_secs(30);
-/// Log kept behind the durable position: room to look back, and for a Redis that is restored from a moment ago.
-const KEEP: Duration = Duration::from_secs(600);
-/// The same when a log is near its bound.
+/// Log kept behind the durable position when it is near its bound, at most: room to look back, and for a Redis that is
+/// restored from a moment ago. Otherwise the configuration says how much.
 const KEEP_UNDER_PRESSURE: Duration = Duration::from_secs(60);
 /// Logs are trimmed in every round above this share, so that starts are not refused for a log that could be shorter.
 const TRIM_SHARE: f64 = 0.5;
@@ -46,7 +46,34 @@ pub struct Janitor {
 }
 
 /// Positions seen, by time: what was durable then.
-type Seen = HashMap<PartitionId, VecDeque<(Instant, u64)>>;
+type Seen = HashMap<PartitionId, History>;
+
+/// Of one log: sequences say nothing of another one under the same name, nor after the log lost its tail.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct History {
+    log: (String, u64),
+    positions: VecDeque<(Instant, u64)>,
+}
+
+impl History {
+    /// Adds what is applied now; gives the position that was durable so long ago, if one was seen then.
+    fn see(&mut self, log: (String, u64), applied: u64, now: Instant, keep: Duration) -> Option<u64> {
+        if self.log != log {
+            *self = Self {
+                log,
+                positions: VecDeque::new(),
+            };
+        }
+        self.positions.push_back((now, applied));
+        let mut until = None;
+        let is_old = |(at, _): &(Instant, u64)| now.saturating_duration_since(*at) >= keep;
+        while self.positions.front().is_some_and(is_old) {
+            until = self.positions.pop_front().map(|(_, sequence)| sequence);
+        }
+        // A Redis that was restored stands further back than what was seen.
+        until.map(|sequence| sequence.min(applied))
+    }
+}
 
 impl Janitor {
     /// Works on all partitions; several coordinators may do so side by side.
@@ -89,7 +116,10 @@ impl Janitor {
             }
             if is_pressed || trimmed.elapsed() >= TRIM_EVERY {
                 trimmed = Instant::now();
-                let keep = if is_pressed { KEEP_UNDER_PRESSURE } else { KEEP };
+                let keep = match is_pressed {
+                    true => KEEP_UNDER_PRESSURE.min(self.config.log_keep),
+                    false => self.config.log_keep,
+                };
                 if let Err(e) = self.trim(&mut seen, keep).await {
                     debug!(reason = format!("{e:#}"), "logs cannot be trimmed now");
                 }
@@ -223,16 +253,11 @@ impl Janitor {
             return Ok(());
         }
         for p in self.partitions() {
-            let Some(applied) = self.applied(p).await? else {
+            let Some((log, applied)) = self.applied(p).await? else {
                 continue;
             };
             let past = seen.entry(p).or_default();
-            past.push_back((Instant::now(), applied));
-            let mut until = None;
-            while past.front().is_some_and(|(at, _)| at.elapsed() >= keep) {
-                until = past.pop_front().map(|(_, sequence)| sequence);
-            }
-            if let Some(sequence) = until {
+            if let Some(sequence) = past.see(log, applied, Instant::now(), keep) {
                 self.purge(p, sequence).await?;
             }
         }
@@ -259,13 +284,15 @@ impl Janitor {
         Ok(good)
     }
 
-    async fn applied(&self, p: PartitionId) -> anyhow::Result<Option<u64>> {
+    /// Which log, and how far it is applied; `None` while there is no position, or its state is being made anew.
+    async fn applied(&self, p: PartitionId) -> anyhow::Result<Option<((String, u64), u64)>> {
         let mut cmd = redis::cmd("GET");
         cmd.arg(names::position_key(p));
         let text: Option<String> = self.redis.query(&cmd).await?;
         let Some(text) = text else { return Ok(None) };
-        let position: serde_json::Value = serde_json::from_str(&text).context("position is not JSON")?;
-        Ok(position.get("sequence").and_then(serde_json::Value::as_u64))
+        let position: Position = serde_json::from_str(&text).context("position is not ours")?;
+        let log = (position.incarnation, position.generation.into());
+        Ok((!position.rebuilding).then_some((log, position.sequence)))
     }
 
     /// Removes the log up to `sequence`, which stays as the one that the position's fingerprint is compared with.
@@ -287,4 +314,26 @@ fn gauge(n: u64) -> i64 {
 #[expect(clippy::cast_precision_loss, reason = "a share for a threshold")]
 fn share(used: u64, max: u64) -> f64 {
     used as f64 / max as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn a_log_is_trimmed_to_what_was_applied_long_ago_and_never_beyond_what_is_applied_now() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let mut see = |log: (&str, u64), applied, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            history.see((log.0.into(), log.1), applied, now, KEEP)
+        };
+        assert_eq!(see(("a", 0), 5_000, 0), None);
+        assert_eq!(see(("a", 0), 6_000, 600), Some(5_000));
+        assert_eq!(see(("a", 0), 40, 1_200), Some(40), "redis was restored");
+        assert_eq!(see(("a", 1), 10, 2_400), None, "the log lost its tail");
+        assert_eq!(see(("b", 1), 7, 3_600), None, "another log");
+        assert_eq!(see(("b", 1), 9, 4_200), Some(7));
+    }
 }

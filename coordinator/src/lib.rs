@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod janitor;
 pub mod log;
 pub mod membership;
+pub mod orders;
 pub mod partition;
 pub mod queries;
 pub mod queues;

@@ -16,6 +16,7 @@ use millrace_coordinator::fleet::{EnsureQueue, Fleet};
 use millrace_coordinator::janitor::Janitor;
 use millrace_coordinator::log::Log;
 use millrace_coordinator::membership::Membership;
+use millrace_coordinator::orders::Orders;
 use millrace_coordinator::partition::{self, Fault, Shared};
 use millrace_coordinator::queues::Queues;
 use millrace_coordinator::registry::{Registry, Store};
@@ -159,6 +160,7 @@ impl Parts {
         let membership = Membership::new(&config.id);
         let (publisher, _) = Publisher::start(&nats, PublisherOptions::default()).await?;
         let publisher = Arc::new(publisher);
+        let orders = Orders::default();
         let api = ApiState::new(ApiParts {
             coordinator: config.id.clone(),
             build: env!("CARGO_PKG_VERSION").into(),
@@ -170,12 +172,14 @@ impl Parts {
             events: Events::new(publisher),
             registry: registry.clone(),
             board: board.clone(),
+            orders: orders.clone(),
             metrics: metrics.clone(),
         });
         let shared = Arc::new(Shared {
             servers: Arc::new(Real::new(config.clone(), cluster, queues.clone())),
             clock: Clock::system(),
             definitions: Arc::new(registry.definitions.clone()),
+            orders,
             functions: registry.functions.clone(),
             membership: membership.clone(),
             metrics: metrics.clone(),

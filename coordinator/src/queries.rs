@@ -3,6 +3,7 @@
 
 mod history;
 mod list;
+mod partitions;
 mod schedules;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use crate::registry::{Store, StoreError};
 
 pub use history::{HISTORY_LIMIT_MAX, HistoryPage};
 pub use list::{Cursor, Filter, InstancePage, LIST_LIMIT_MAX};
+pub use partitions::{Checkpoint, DeadRecord, Quarantined, SetAside};
 
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::noops;
 
-async fn halted(stack: &Stack, code: &str) -> anyhow::Result<String> {
+pub(crate) async fn halted(stack: &Stack, code: &str) -> anyhow::Result<String> {
     let client = stack.client();
     eventually(&format!("a partition halts with {code}"), async || {
         let status = client.get("/api/v1/status").await.ok()?.body;

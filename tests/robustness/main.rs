@@ -7,6 +7,7 @@ mod halts;
 mod hostile;
 mod ownership;
 mod parallel;
+mod repair;
 mod saga;
 mod traces;
 

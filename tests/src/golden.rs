@@ -48,6 +48,7 @@ fn records_of_version_1_decode_and_encode_the_same() {
         "schedule",
         "start",
         "timer",
+        "unquarantine",
     ];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
 }

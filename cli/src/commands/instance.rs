@@ -1,4 +1,4 @@
-//! `millrace instance list|get|history|watch|cancel|suspend|resume|retry`.
+//! `millrace instance list|get|history|watch|cancel|suspend|resume|retry|unquarantine`.
 
 use serde_json::{Value, json};
 
@@ -50,14 +50,22 @@ pub(super) async fn run(command: InstanceCommand, client: &Client) -> Outcome {
         InstanceCommand::Suspend(args) => control("suspend", args, client).await,
         InstanceCommand::Resume(args) => control("resume", args, client).await,
         InstanceCommand::Retry(args) => control("retry", args, client).await,
+        InstanceCommand::Unquarantine { control, retry, .. } => {
+            let record = if retry { "retry" } else { "skip" };
+            ask("unquarantine", control, json!({"record": record}), client).await
+        }
     }
 }
 
 async fn control(action: &str, args: ControlArgs, client: &Client) -> Outcome {
+    ask(action, args, json!({}), client).await
+}
+
+async fn ask(action: &str, args: ControlArgs, mut body: Value, client: &Client) -> Outcome {
     let (path, query) = target(args.instance).path(&format!(":{action}"));
-    let body = args
-        .reason
-        .map_or_else(|| json!({}), |reason| json!({"reason": reason}));
+    if let Some(reason) = args.reason {
+        body["reason"] = reason.into();
+    }
     let answer = client.post(&format!("{path}{}", query.text()), &body).await?;
     if answer.status.as_u16() == 202 {
         eprintln!("accepted; it is carried out when the instance's partition is served again");

@@ -8,6 +8,7 @@ mod demo;
 mod dev;
 mod event;
 mod instance;
+mod partition;
 mod queue;
 mod run;
 mod schedule;
@@ -40,6 +41,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         },
         Command::Queue(args) => queue::run(args, &client()?).await,
         Command::Schedule(command) => schedule::run(command, &client()?).await,
+        Command::Partition(command) => partition::run(command, &client()?).await,
+        Command::Rebuild(args) => partition::order("rebuild", &args, &client()?).await,
         Command::Coordinator => Err(exec::become_binary("millrace-coordinator")),
         Command::Bench(args) => bench::run(args, &client()?).await,
         Command::Demo(args) => demo::run(&args).await,

@@ -7,6 +7,7 @@
 //! | suspend | – | suspends | already so | – | – |
 //! | resume | – | already so | goes on | goes on | – |
 //! | retry | – | – | – | – | goes on, if faulted |
+//! | unquarantine | – | – | – | goes on | – |
 //! | result, child ended | – | goes on | kept | – | – |
 //! | result of a detached step | – | traced | traced | traced | traced |
 //! | progress | – | kept | kept | – | – |
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use millrace_common::{
     ChildOutcome, ControlKind, ErrorKind, InstanceKey, Problem, Record, RecordBody, Reply, ReplyBody, Start,
-    StepResult,
+    StepResult, Unquarantine, wire,
 };
 
 use crate::activate::{self, Activation, Move};
@@ -61,6 +62,18 @@ pub fn apply(definitions: &dyn Definitions, instance: &mut Option<Instance>, rec
                 reply: reply.as_deref(),
             };
             control(definitions, existing, wish, record.time_ms)
+        }
+        (RecordBody::Unquarantine(wish), None) => ignored(
+            Ignored::NoInstance,
+            answer(
+                record.instance.as_ref(),
+                wish.reply.as_deref(),
+                ReplyBody::NotFound,
+            ),
+        ),
+        (RecordBody::Unquarantine(wish), Some(existing)) => {
+            let lifted = lift(definitions, existing, wish, record.time_ms);
+            go_over_again(definitions, instance, lifted, wish, record)
         }
         (RecordBody::Announce { .. } | RecordBody::Schedule(_), _) => {
             ignored(Ignored::NoInstance, Vec::new())
@@ -314,6 +327,54 @@ fn control(
     }
 }
 
+/// Lifts a quarantine: the instance goes on as after a suspension.
+fn lift(
+    definitions: &dyn Definitions,
+    instance: &mut Instance,
+    wish: &Unquarantine,
+    now_ms: i64,
+) -> Transition {
+    let resume = Wish {
+        action: ControlKind::Resume,
+        reason: wish.reason.as_deref(),
+        reply: wish.reply.as_deref(),
+    };
+    match instance.header.quarantine {
+        Some(_) if !instance.is_ended() => control(definitions, instance, resume, now_ms),
+        _ => {
+            let status = instance.status().name().to_owned();
+            let refused = ReplyBody::NotAllowed(status);
+            ignored(
+                Ignored::NotAllowed,
+                answer(Some(&instance.key), wish.reply.as_deref(), refused),
+            )
+        }
+    }
+}
+
+/// The record that panicked, applied now. What it is by now a no-op for stays one.
+fn go_over_again(
+    definitions: &dyn Definitions,
+    slot: &mut Option<Instance>,
+    mut lifted: Transition,
+    wish: &Unquarantine,
+    record: &Record,
+) -> Transition {
+    let kept = wish.retry.as_ref().filter(|_| lifted.outcome == Outcome::Applied);
+    let Some(Ok((_, body))) = kept.map(|raw| wire::decode_record(raw.text().as_bytes())) else {
+        return lifted;
+    };
+    // One that lifts a quarantine itself is never kept as the one to be retried.
+    if !matches!(body, RecordBody::Unquarantine(_)) {
+        let again = Record {
+            body,
+            ..record.clone()
+        };
+        lifted.effects.extend(apply(definitions, slot, &again).effects);
+    }
+    lifted
+}
+
 fn carry_out(
     definitions: &dyn Definitions,
     instance: &mut Instance,
@@ -412,6 +473,7 @@ fn fold(activation: &mut Activation<'_>, body: &RecordBody) -> Result<Move, Igno
         RecordBody::Announce { .. }
         | RecordBody::Start(_)
         | RecordBody::Control { .. }
+        | RecordBody::Unquarantine(_)
         | RecordBody::Schedule(_) => Err(Ignored::NotAllowed),
     }
 }

@@ -52,6 +52,9 @@ pub struct InstanceView {
     /// Number of all that it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_total: Option<usize>,
+    /// Why and since when (RFC 3339) it is quarantined; in the API a part of `waitingFor`.
+    #[serde(skip)]
+    pub quarantine: Option<(String, String)>,
 }
 
 /// What became of compensations.
@@ -191,6 +194,7 @@ impl InstanceView {
             }),
             waiting_for: Vec::new(),
             waiting_total: None,
+            quarantine: header.quarantine.map(|(reason, since)| (reason, rfc3339(since))),
         }
     }
 }

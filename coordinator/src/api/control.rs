@@ -1,4 +1,4 @@
-//! `POST /instances/{id}:cancel`, `:suspend`, `:resume`, `:retry`.
+//! `POST /instances/{id}:cancel`, `:suspend`, `:resume`, `:retry`, and the way of `:unquarantine`.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use millrace_common::{ControlKind, InstanceKey, RecordBody, ReplyBody};
-use millrace_engine::{InstanceView, Status};
+use millrace_engine::Status;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::params::{Params, bad};
 use super::problem::{ApiError, ApiResult, Code};
-use super::{ApiState, body, instances, start};
+use super::{ApiState, body, instances, start, unquarantine};
 use crate::log::AppendError;
 
 /// Longest wait for the owner's answer.
@@ -39,18 +39,35 @@ pub(super) async fn control(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult {
-    let (id, action) = action(&target)?;
+    let lifted = target.strip_suffix(":unquarantine");
+    let (id, action) = match lifted {
+        Some(id) => (id, None),
+        None => action(&target).map(|(id, action)| (id, Some(action)))?,
+    };
     let mut params = Params::new(query.as_deref());
     let namespace = params.one("namespace")?;
     params.end()?;
-    let reason = reason(&headers, body).await?;
     let key = instances::locate(&api, id, namespace.as_deref()).await?;
-    let done = submit(&api, &key, action, reason).await?;
+    let Some(action) = action else {
+        return unquarantine::lift(&api, &key, &headers, body).await;
+    };
+    let reason = reason(&headers, body).await?;
+    let wish = |reply| RecordBody::Control {
+        action,
+        reason: reason.clone(),
+        reply: Some(reply),
+    };
+    let done = submit(&api, &key, verb(action), shown_as(action), wish).await?;
+    shown(&api, &key, done).await
+}
+
+/// The instance after a wish that is carried out, or stored and not read yet.
+pub(super) async fn shown(api: &ApiState, key: &InstanceKey, done: bool) -> ApiResult {
     let view = api
         .queries()
-        .instance(&key)
+        .instance(key)
         .await?
-        .ok_or_else(|| instances::not_found(&key))?;
+        .ok_or_else(|| instances::not_found(key))?;
     let status = if done {
         StatusCode::OK
     } else {
@@ -68,8 +85,9 @@ fn action(target: &str) -> ApiResult<(&str, ControlKind)> {
         "resume" => ControlKind::Resume,
         "retry" => ControlKind::Retry,
         _ => {
-            let detail =
-                format!("`{target}` names no action: expected id:cancel, id:suspend, id:resume or id:retry");
+            let detail = format!(
+                "`{target}` names no action: expected id:cancel, id:suspend, id:resume, id:retry or id:unquarantine"
+            );
             return Err(ApiError::new(Code::NotFound, detail));
         }
     };
@@ -83,7 +101,11 @@ async fn reason(headers: &HeaderMap, body: Body) -> ApiResult<Option<String>> {
     } else {
         body::json(&bytes)?
     };
-    match request.reason {
+    check_reason(request.reason)
+}
+
+pub(super) fn check_reason(reason: Option<String>) -> ApiResult<Option<String>> {
+    match reason {
         Some(reason) if reason.len() > REASON_BYTES_MAX => Err(bad(format!(
             "the reason has {} bytes, at most {REASON_BYTES_MAX} are allowed",
             reason.len()
@@ -92,32 +114,30 @@ async fn reason(headers: &HeaderMap, body: Body) -> ApiResult<Option<String>> {
     }
 }
 
-/// Appends the wish; true once it is carried out, false when it is stored and not read yet.
-async fn submit(
+/// Appends the wish; true once it is carried out, false when it is stored and not read yet. `shown_as`: the status that
+/// proves it.
+pub(super) async fn submit(
     api: &ApiState,
     key: &InstanceKey,
-    action: ControlKind,
-    reason: Option<String>,
+    verb: &str,
+    shown_as: Option<Status>,
+    wish: impl Fn(String) -> RecordBody,
 ) -> ApiResult<bool> {
     let mut expected = api.0.replies.expect();
-    let record = RecordBody::Control {
-        action,
-        reason,
-        reply: Some(expected.subject()),
-    };
-    match api.log.append(key, &record).await {
+    match api.log.append(key, &wish(expected.subject())).await {
         Ok(_) | Err(AppendError::Unknown(_)) => {}
         Err(e) => return Err(start::not_appended(e)),
     }
     let until = Instant::now() + ANSWER;
     while Instant::now() < until {
         tokio::select! {
-            reply = expected.answer() => return judge(key, action, reply.body),
+            reply = expected.answer() => return judge(key, verb, reply.body),
             () = tokio::time::sleep(LOOK) => {}
         }
         // The answer may be lost: then the state shows the effect.
-        if let Ok(Some(view)) = api.queries().summary(key).await
-            && shows(action, &view)
+        if let Some(status) = shown_as
+            && let Ok(Some(view)) = api.queries().summary(key).await
+            && view.status == status
         {
             return Ok(true);
         }
@@ -125,12 +145,12 @@ async fn submit(
     Ok(false)
 }
 
-fn judge(key: &InstanceKey, action: ControlKind, reply: ReplyBody) -> ApiResult<bool> {
+fn judge(key: &InstanceKey, verb: &str, reply: ReplyBody) -> ApiResult<bool> {
     match reply {
         ReplyBody::Done => Ok(true),
         ReplyBody::NotFound => Err(instances::not_found(key)),
         ReplyBody::NotAllowed(status) => {
-            let detail = format!("cannot {} instance {}: it is {status}", verb(action), key.id());
+            let detail = format!("cannot {verb} instance {}: it is {status}", key.id());
             Err(ApiError::new(Code::NotAllowedNow, detail).with("instanceStatus", status))
         }
         ReplyBody::Started | ReplyBody::Exists | ReplyBody::Conflict => Err(ApiError::new(
@@ -140,13 +160,13 @@ fn judge(key: &InstanceKey, action: ControlKind, reply: ReplyBody) -> ApiResult<
     }
 }
 
-fn shows(action: ControlKind, view: &InstanceView) -> bool {
+const fn shown_as(action: ControlKind) -> Option<Status> {
     match action {
-        ControlKind::Cancel => view.status == Status::Cancelled,
-        ControlKind::Suspend => view.status == Status::Suspended,
+        ControlKind::Cancel => Some(Status::Cancelled),
+        ControlKind::Suspend => Some(Status::Suspended),
         // Before the record is read it would look the same for an instance that was not suspended or faulted; then
         // the owner's answer, or the end of the time, decides.
-        ControlKind::Resume | ControlKind::Retry => false,
+        ControlKind::Resume | ControlKind::Retry => None,
     }
 }
 

@@ -11,6 +11,7 @@ mod instances;
 mod observe;
 mod openapi;
 mod params;
+mod partitions;
 mod problem;
 mod queues;
 mod replies;
@@ -19,6 +20,7 @@ mod served;
 mod start;
 mod status;
 mod time;
+mod unquarantine;
 mod workers;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use crate::board::Board;
 use crate::events::Events;
 use crate::fleet::Roster;
 use crate::log::Log;
+use crate::orders::Orders;
 use crate::queries::Queries;
 use crate::registry::{Registry, Store};
 
@@ -65,6 +68,8 @@ pub struct ApiParts {
     pub registry: Registry,
     /// The parts' state.
     pub board: Board,
+    /// Orders for halted partitions.
+    pub orders: Orders,
     /// Instruments.
     pub metrics: Metrics,
 }
@@ -139,6 +144,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/api/v1/instances/{id}", &["get"]),
     ("/api/v1/instances/{id}:{action}", &["post"]),
     ("/api/v1/instances/{id}/history", &["get"]),
+    ("/api/v1/partitions", &["get"]),
+    ("/api/v1/partitions/{partition}", &["get"]),
+    ("/api/v1/partitions/{partition}:{action}", &["post"]),
     ("/api/v1/workers", &["get"]),
     ("/api/v1/workers/{id}", &["get"]),
     ("/api/v1/workers/{id}:drain", &["post"]),
@@ -172,6 +180,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/instances", get(instances::list).post(start::start))
         .route("/instances/{id}", get(instances::one).post(control::control))
         .route("/instances/{id}/history", get(instances::history))
+        .route("/partitions", get(partitions::list))
+        .route(
+            "/partitions/{partition}",
+            get(partitions::one).post(partitions::command),
+        )
         .route("/workers", get(workers::list))
         .route("/workers/{id}", get(workers::one).post(workers::command))
         .route("/queues", get(queues::list))

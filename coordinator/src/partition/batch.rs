@@ -24,6 +24,8 @@ pub(crate) struct Batch {
     reopened: Vec<InstanceKey>,
     removed: Vec<InstanceKey>,
     dead: Vec<(u64, Bytes)>,
+    alive: Vec<u64>,
+    dropped: Vec<String>,
     mark: Option<(u64, u64, u64)>,
     bytes: usize,
 }
@@ -112,6 +114,18 @@ impl Batch {
         self.dead.push((sequence, entry));
     }
 
+    /// A kept record was applied after all, or given up.
+    pub(crate) fn alive(&mut self, sequence: u64) {
+        self.bytes += 32;
+        self.alive.push(sequence);
+    }
+
+    /// Removes a whole key of this partition: a repair, see `repair.rs`.
+    pub(crate) fn drop_key(&mut self, key: String) {
+        self.bytes += 32 + key.len();
+        self.dropped.push(key);
+    }
+
     /// A batch boundary to fall back to when the log loses its tail.
     pub(crate) const fn mark(&mut self, number: u64, sequence: u64, fingerprint: u64) {
         self.mark = Some((number, sequence, fingerprint));
@@ -178,6 +192,12 @@ impl Batch {
                 .arg(names::dead_key(p))
                 .arg(*sequence)
                 .arg(&entry[..]);
+        }
+        if !self.alive.is_empty() {
+            pipe.cmd("HDEL").arg(names::dead_key(p)).arg(&self.alive);
+        }
+        if !self.dropped.is_empty() {
+            pipe.cmd("UNLINK").arg(&self.dropped);
         }
         if let Some((number, sequence, fingerprint)) = self.mark {
             let slot = number % limits::POSITION_MARKS;

@@ -52,6 +52,9 @@ pub(crate) struct Position {
     /// Up to where events are dealt with; `None` while nothing listens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) events: Option<Mark>,
+    /// State is being made anew from the log (`repair.rs`): until it is there, this position is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) rebuilding: bool,
 }
 
 impl Position {
@@ -65,6 +68,7 @@ impl Position {
             clock_ms: 0,
             announce: 0,
             events: None,
+            rebuilding: false,
         }
     }
 }

@@ -293,7 +293,9 @@ impl Processor {
             folded.touched.insert(key.clone(), before);
             folded.order.push(key.clone());
         }
+        let was_set_aside = slot.as_ref().is_some_and(|i| i.quarantined().is_some());
         if self.poisonous.contains(&record.sequence) {
+            keep(folded, record);
             let reason = "the engine panicked on a record of this instance";
             let transition = millrace_engine::set_aside(slot, record, reason);
             self.take(folded, key, record, transition);
@@ -307,6 +309,9 @@ impl Processor {
         }));
         match applied {
             Ok(transition) => {
+                if !was_set_aside && slot.as_ref().is_some_and(|i| i.quarantined().is_some()) {
+                    keep(folded, record);
+                }
                 self.take(folded, key, record, transition);
                 true
             }
@@ -332,6 +337,11 @@ impl Processor {
             (Applied::Ignored(reason), _) => self.ignored(key, record, reason),
             (Applied::Applied, RecordBody::Result(result)) => {
                 folded.results.push((key.clone(), summary(result)))
+            }
+            (Applied::Applied, RecordBody::Unquarantine(wish)) => {
+                if let Some(sequence) = wish.sequence {
+                    folded.batch.alive(sequence);
+                }
             }
             (Applied::Applied, _) => {}
         }
@@ -457,6 +467,15 @@ impl Processor {
             }
         }
         position
+    }
+}
+
+/// Keeps a record for whoever lifts the quarantine of its instance. One that lifts a quarantine is not kept: the record
+/// that it came for still is.
+fn keep(folded: &mut Folded, record: &Record) {
+    if !matches!(record.body, RecordBody::Unquarantine(_)) {
+        let raw = wire::encode_record(record.instance.as_ref(), &record.body);
+        folded.batch.dead(record.sequence, raw);
     }
 }
 

@@ -13,6 +13,7 @@ mod outbox;
 mod processor;
 mod reader;
 mod recover;
+mod repair;
 pub(crate) mod sabotage;
 mod schedules;
 mod store;
@@ -32,9 +33,12 @@ use tracing::{error, info, warn};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::membership::Membership;
+use crate::orders::{Order, Orders};
 use crate::registry::Functions;
 use crate::servers::{Connection, Definitions, Servers, Session, Silent};
 use crate::trace::Trace;
+
+pub(crate) use fence::{Fence, Position};
 
 /// Stack of a partition's thread. Expressions are evaluated on it; their depth bound is far below (the pages are only
 /// reserved, not used).
@@ -59,6 +63,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// State shown to the other parts.
     pub board: Board,
+    /// Orders of an operator.
+    pub orders: Orders,
     /// Spans of runs and steps.
     pub trace: Trace,
     /// Test-only faults.
@@ -117,6 +123,8 @@ pub(crate) struct Memory {
     client_id: Option<i64>,
     /// Nonce of the last fence this process held.
     nonce: Option<String>,
+    /// Code of the halt that was found at the last look.
+    halted: Option<&'static str>,
 }
 
 impl Shared {
@@ -193,6 +201,10 @@ pub(crate) async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &S
             Err(_) => Stop::Broken("the processor panicked".into()),
         };
         show(shared, p, &stop);
+        memory.halted = match &stop {
+            Stop::Halted { code, .. } => Some(*code),
+            _ => None,
+        };
         let pause = match &stop {
             Stop::Shutdown => return,
             Stop::Unknown(_) | Stop::Lost(_) => Duration::from_millis(50),
@@ -200,7 +212,9 @@ pub(crate) async fn supervise(shared: &Arc<Shared>, p: PartitionId, shutdown: &S
             Stop::Halted { .. } => Duration::from_secs(5),
             Stop::Broken(_) => backoff.next_delay(),
         };
-        let _ = shutdown.unless(shared.clock.sleep(pause)).await;
+        let ordered = shared.orders.placed();
+        let pause = async { shared.clock.limit(pause, ordered).await.unwrap_or(()) };
+        let _ = shutdown.unless(pause).await;
     }
 }
 
@@ -210,7 +224,17 @@ async fn own_once(
     memory: &mut Memory,
     shutdown: &Shutdown,
 ) -> (Stop, bool) {
-    let mut processor = match recover::acquire(Arc::clone(shared), p, memory, shutdown).await {
+    let order = shared.orders.take(p).and_then(|order| fitting(order, memory));
+    let action = order.as_ref().map(|order| order.action);
+    if let Some(order) = &order {
+        warn!(partition.id = %p, order = order.action.name(), by = order.by, halt.code = order.code,
+            "an operator's order is carried out");
+    }
+    let acquired = recover::acquire(Arc::clone(shared), p, memory, shutdown, action).await;
+    if let Some(order) = order {
+        told(p, order, acquired.as_ref().err());
+    }
+    let mut processor = match acquired {
         Ok(processor) => processor,
         Err(stop) => return (stop, false),
     };
@@ -224,6 +248,32 @@ async fn own_once(
         };
     }
     (stop, true)
+}
+
+/// An order is for the halt that was found at the last look, and for no other situation.
+fn fitting(order: Order, memory: &Memory) -> Option<Order> {
+    if memory.halted == Some(order.code.as_str()) {
+        return Some(order);
+    }
+    let now = memory.halted.map_or_else(
+        || "not halted".into(),
+        |code| format!("halted with MR-HALT-{code}"),
+    );
+    order.answer(Err(format!("it is {now} by now; look at it again")));
+    None
+}
+
+/// What came of an order: for whoever waits, and for the log.
+fn told(p: PartitionId, order: Order, failed: Option<&Stop>) {
+    let outcome = match failed {
+        None => Ok(()),
+        Some(Stop::Halted { code, text }) => Err(format!("MR-HALT-{code}: {text}")),
+        Some(Stop::Lost(reason) | Stop::Unknown(reason) | Stop::Broken(reason)) => Err(reason.clone()),
+        Some(Stop::Shutdown | Stop::Handover(_)) => Err("this coordinator ends".into()),
+    };
+    let result = outcome.as_ref().map_or_else(String::as_str, |()| "done");
+    warn!(partition.id = %p, order = order.action.name(), by = order.by, result, "an operator's order has ended");
+    order.answer(outcome);
 }
 
 fn show(shared: &Shared, p: PartitionId, stop: &Stop) {

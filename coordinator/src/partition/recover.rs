@@ -21,8 +21,9 @@ use super::sabotage::{self, Bug};
 use super::schedules::Schedules;
 use super::store::{Held, Store};
 use super::timers::{HORIZON, Skew, Timers};
-use super::{Memory, Shared, Stop};
+use super::{Memory, Shared, Stop, repair};
 use crate::clock::Clock;
+use crate::orders::Action;
 use crate::servers::{Extent, Sender, Session, Stream};
 
 /// Takes the partition over and returns a processor that is ready to serve.
@@ -31,8 +32,10 @@ pub(crate) async fn acquire(
     p: PartitionId,
     memory: &mut Memory,
     shutdown: &Shutdown,
+    order: Option<Action>,
 ) -> Result<Processor, Stop> {
-    let incarnation = shared.servers.incarnation(p);
+    let adopt = order == Some(Action::Adopt);
+    let incarnation = shared.servers.incarnation(p, adopt).await?;
     let incarnation = incarnation.map_err(|(code, text)| Stop::Halted { code, text })?;
     let Session {
         log,
@@ -44,11 +47,16 @@ pub(crate) async fn acquire(
     let clock = shared.clock.clone();
     let mut store = open_store(&shared, p, memory).await?;
     let held = contend(&shared, p, &mut store, memory, shutdown).await?;
-    let position = take(&shared, p, &mut store, held, &incarnation, &*log, memory).await?;
+    let position = take(&shared, p, &mut store, held, &incarnation, &*log, memory, order).await?;
     let taken = clock.instant();
     info!(partition.id = %p, epoch = store.fence().counter, log.sequence = position.sequence, "partition taken over");
     let barrier = announce(&*sender, &store, p).await?;
-    let position = verify(&mut store, &*log, position, &incarnation, p).await?;
+    let position = match verify(&mut store, &*log, position.clone(), &incarnation, p).await {
+        Err(Stop::Halted { code, .. }) if adopt && Action::Adopt.resolves(code) => {
+            repair::adopt(&mut store, &*log, p, position, &incarnation).await?
+        }
+        verified => verified?,
+    };
     let reader = Reader::start(&*log, position.sequence)
         .await
         .map_err(super::processor::stop_of)?;
@@ -81,6 +89,7 @@ pub(crate) async fn acquire(
     };
     processor.catch_up(barrier).await?;
     resume(&mut processor).await?;
+    processor.report();
     let handover = &processor.shared.metrics.handover_duration;
     handover.observe(clock.since(taken).as_secs_f64());
     Ok(processor)
@@ -156,6 +165,7 @@ async fn contend(
 
 /// Moves the fence. Its counter is above everything seen in Redis and in the log, because a failover of Redis can roll
 /// the counter back (H4).
+#[expect(clippy::too_many_arguments, reason = "what a take-over is made of")]
 async fn take(
     shared: &Shared,
     p: PartitionId,
@@ -164,9 +174,18 @@ async fn take(
     incarnation: &str,
     stream: &dyn Stream,
     memory: &mut Memory,
+    order: Option<Action>,
 ) -> Result<Position, Stop> {
     let announced = last_announce(stream, p).await?;
-    if held.position.is_none() && announced.is_some() && !sabotage::has(Bug::EmptyRedisBelieved) {
+    let rebuild = order == Some(Action::Rebuild);
+    if rebuild {
+        repair::check_complete(stream, p).await?;
+    }
+    let unfinished = held.position.as_ref().is_some_and(|x| x.rebuilding);
+    if !rebuild
+        && (unfinished
+            || held.position.is_none() && announced.is_some() && !sabotage::has(Bug::EmptyRedisBelieved))
+    {
         return Err(Stop::Halted {
             code: "REDIS-LOST",
             text: format!(
@@ -181,7 +200,10 @@ async fn take(
         counter,
         ..store.fence().clone()
     };
-    let start = held.position.is_none().then(|| Position::start(incarnation));
+    let start = (rebuild || held.position.is_none()).then(|| Position {
+        rebuilding: rebuild,
+        ..Position::start(incarnation)
+    });
     let nonce = fence.nonce.clone();
     if !store.acquire(fence, start.as_ref()).await.map_err(broken)? {
         return Err(Stop::Lost("another coordinator was faster".into()));
@@ -192,6 +214,9 @@ async fn take(
         .as_ref()
         .map_or("first", |f| if f.released { "released" } else { "silent" });
     shared.metrics.takeovers.with_label_values(&[reason]).inc();
+    if rebuild {
+        return repair::wipe(store, p, Position::start(incarnation)).await;
+    }
     held.position
         .or(start)
         .ok_or_else(|| Stop::Broken("no position".into()))
@@ -318,7 +343,7 @@ async fn compare(
     }
 }
 
-async fn extent(stream: &dyn Stream) -> Result<Extent, Stop> {
+pub(super) async fn extent(stream: &dyn Stream) -> Result<Extent, Stop> {
     let extent = stream.extent().await?;
     extent.ok_or_else(|| Stop::Broken("the log is gone".into()))
 }

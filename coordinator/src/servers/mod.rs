@@ -114,8 +114,10 @@ pub struct Session {
 
 /// The servers of a cluster.
 pub trait Servers: Send + Sync + fmt::Debug {
-    /// The incarnation of a partition's log as the cluster knows it, or why the partition is halted.
-    fn incarnation(&self, p: PartitionId) -> Result<String, Halt>;
+    /// The incarnation of a partition's log, or why the partition is halted: it is not the one that Redis knows. `adopt`: an
+    /// operator ordered to take the log that is there, or a new one where there is none.
+    fn incarnation(&self, p: PartitionId, adopt: bool)
+    -> BoxFuture<'_, Result<Result<String, Halt>, Silent>>;
 
     /// A connection of a partition's own.
     fn session(&self, p: PartitionId) -> BoxFuture<'_, Result<Session, Silent>>;

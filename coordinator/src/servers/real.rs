@@ -18,7 +18,7 @@ use millrace_common::{DefinitionRef, PartitionId, names};
 use millrace_engine::Plan;
 use millrace_runtime::config::CoordinatorConfig;
 use millrace_runtime::nats::{Ack, Nats, PublishError, Publisher, PublisherOptions};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Begin, Connection, Definitions, Extent, Messages, Sender, Servers, Session, Silent, Stored, Stream,
@@ -50,6 +50,38 @@ impl Real {
             cluster,
             queues,
         }
+    }
+
+    /// Looked at anew by each take-over, on a connection of its own.
+    async fn identify(&self, p: PartitionId, adopt: bool) -> Result<Result<String, Halt>, Silent> {
+        let mut redis = self.redis().await?;
+        let field = cluster::incarnation_field(p);
+        let mut get = redis::cmd("HGET");
+        get.arg(names::CLUSTER_KEY).arg(&field);
+        let known: Option<String> = get.query_async(&mut redis).await.map_err(silent)?;
+        let jetstream = &self.cluster.jetstream;
+        let info = cluster::find(jetstream, &names::log_stream(p))
+            .await
+            .map_err(silent)?;
+        let mut found = halt(cluster::identity(p, known.as_deref(), info.as_ref()))?;
+        if let (Err((code @ ("LOG-LOST" | "LOG-REPLACED"), text)), true) = (&found, adopt) {
+            let info = match info {
+                Some(info) => info,
+                None => cluster::make_log(&self.config, jetstream, p)
+                    .await
+                    .map_err(silent)?,
+            };
+            warn!(partition.id = %p, halt.code = code, found = text, "the log is adopted by order of an operator");
+            found = halt(cluster::identity(p, None, Some(&info)))?;
+        }
+        if let Ok(found) = &found
+            && known.as_ref() != Some(found)
+        {
+            let mut set = redis::cmd("HSET");
+            set.arg(names::CLUSTER_KEY).arg(&field).arg(found);
+            set.query_async::<i64>(&mut redis).await.map_err(silent)?;
+        }
+        Ok(found)
     }
 
     async fn open(&self, p: PartitionId) -> Result<Session, Silent> {
@@ -84,9 +116,22 @@ impl Real {
     }
 }
 
+/// A halt is an answer; that a server is silent is none.
+fn halt(found: Result<String, cluster::Error>) -> Result<Result<String, Halt>, Silent> {
+    match found {
+        Ok(found) => Ok(Ok(found)),
+        Err(cluster::Error::Halt { code, text }) => Ok(Err((code, text))),
+        Err(other) => Err(silent(other)),
+    }
+}
+
 impl Servers for Real {
-    fn incarnation(&self, p: PartitionId) -> Result<String, Halt> {
-        self.cluster.incarnations[&p].clone()
+    fn incarnation(
+        &self,
+        p: PartitionId,
+        adopt: bool,
+    ) -> BoxFuture<'_, Result<Result<String, Halt>, Silent>> {
+        Box::pin(self.identify(p, adopt))
     }
 
     fn session(&self, p: PartitionId) -> BoxFuture<'_, Result<Session, Silent>> {

@@ -24,6 +24,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::cluster::Halt;
 use crate::membership::Membership;
+use crate::orders::Orders;
 use crate::partition::{self, Fault, Shared};
 use crate::registry::{Functions, Store};
 use crate::servers::{Connection, Definitions, Servers, Session, Silent};
@@ -121,8 +122,12 @@ struct Site {
 }
 
 impl Servers for Site {
-    fn incarnation(&self, p: PartitionId) -> Result<String, Halt> {
-        Ok(self.incarnations[usize::from(p.0)].clone())
+    fn incarnation(
+        &self,
+        p: PartitionId,
+        _adopt: bool,
+    ) -> BoxFuture<'_, Result<Result<String, Halt>, Silent>> {
+        Box::pin(async move { Ok(Ok(self.incarnations[usize::from(p.0)].clone())) })
     }
 
     fn session(&self, p: PartitionId) -> BoxFuture<'_, Result<Session, Silent>> {
@@ -228,6 +233,7 @@ impl World {
             membership: Membership::new(&coordinator.site),
             metrics: Metrics::new(),
             board: coordinator.board.clone(),
+            orders: Orders::default(),
             trace: Trace::new(Tracer::disabled(), 0.0),
             fault: Fault::default(),
             config,

@@ -101,6 +101,8 @@ pub struct CoordinatorConfig {
     pub retention_completed: Duration,
     /// How long faulted instances are kept.
     pub retention_faulted: Duration,
+    /// How long records stay in the logs after they were applied.
+    pub log_keep: Duration,
     /// Bound of one partition's log in bytes.
     pub log_bytes_max: u64,
     /// Bound of the work queue in bytes.
@@ -178,6 +180,7 @@ impl CoordinatorConfig {
             }),
             retention_completed: r.get("MILLRACE_RETENTION_COMPLETED"),
             retention_faulted: r.get("MILLRACE_RETENTION_FAULTED"),
+            log_keep: r.get("MILLRACE_LOG_KEEP"),
             log_bytes_max: r
                 .bounded("MILLRACE_LOG_BYTES_MAX", "at least 1MiB", at_least_1mib)
                 .0,

@@ -141,6 +141,13 @@ pub const VARS: &[Var] = &[
         "How long faulted instances can be read and retried.",
     ),
     var(
+        "MILLRACE_LOG_KEEP",
+        "10m",
+        "duration",
+        COORDINATOR,
+        "How long records stay in the logs after they were applied; less when a log is near its bound. `millrace rebuild` needs all of them.",
+    ),
+    var(
         "MILLRACE_LOG_BYTES_MAX",
         "1GiB",
         "size",

@@ -270,6 +270,7 @@ fn event(turn: &mut Turn<'_>, body: &RecordBody) -> Result<(), Ignored> {
         RecordBody::Announce { .. }
         | RecordBody::Start(_)
         | RecordBody::Control { .. }
+        | RecordBody::Unquarantine(_)
         | RecordBody::Result(_)
         | RecordBody::Progress(_)
         | RecordBody::Continue { .. }

@@ -1,6 +1,6 @@
 //! Suspend, resume, cancel, retry, quarantine.
 
-use millrace_common::{ControlKind, RawJson, ReplyBody, StepOutcome};
+use millrace_common::{ControlKind, RawJson, RecordBody, ReplyBody, StepOutcome, Unquarantine, wire};
 use millrace_engine::{Ignored, Instance, Outcome, Status, WaitingKind};
 use serde_json::json;
 
@@ -405,6 +405,37 @@ fn a_start_that_was_set_aside_begins_when_it_is_resumed() {
     world.control("a", ControlKind::Resume);
     assert_eq!(world.output("a"), json!({"x": 1}));
     world.assert_clean();
+}
+
+#[test]
+fn a_record_that_panicked_is_applied_or_skipped_when_the_quarantine_is_lifted() {
+    for retry in [true, false] {
+        let mut world = World::with("do: [{c: {call: 'noop:1.0.0@default'}}, {s: {set: {done: true}}}]");
+        world.start("a", json!({"n": 1}));
+        world.fold_all();
+        let step = world.dispatched[0].clone();
+        world.result(&key("a"), &step, StepOutcome::Output(RawJson::null()));
+        let result = world.log.pop_back().unwrap();
+        let raw = wire::encode_record(result.instance.as_ref(), &result.body);
+        let stored = world.instances.get_mut(&key("a")).unwrap();
+        stored.live.as_mut().unwrap().quarantine("a bug", START_MS);
+        let lift = RecordBody::Unquarantine(Box::new(Unquarantine {
+            sequence: Some(result.sequence),
+            retry: retry.then(|| RawJson::parse(&raw).unwrap()),
+            reason: None,
+            reply: Some("inbox".to_owned()),
+        }));
+        world.append(&key("a"), lift.clone());
+        world.fold_all();
+        assert_eq!(*last_reply(&world), ReplyBody::Done);
+        let expected = if retry { Status::Completed } else { Status::Running };
+        assert_eq!(world.status("a"), expected, "retry: {retry}");
+        let before = world.dump("a");
+        world.append(&key("a"), lift);
+        world.fold_all();
+        assert!(matches!(last_reply(&world), ReplyBody::NotAllowed(_)));
+        assert_eq!(world.dump("a"), before, "it is not quarantined any more");
+    }
 }
 
 #[test]
