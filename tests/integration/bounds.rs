@@ -52,6 +52,56 @@ async fn an_input_that_the_server_does_not_take_is_refused_with_both_sizes() -> 
 }
 
 #[tokio::test]
+async fn a_step_that_the_server_does_not_take_faults_its_task() -> anyhow::Result<()> {
+    let options = NatsOptions {
+        max_payload: Some(64 * 1024),
+        ..NatsOptions::default()
+    };
+    let stack = Stack::builder().nats(options).start().await?;
+    let client = stack.client();
+    let child = definition("child", "- a: {set: {x: '${ \"x\" * (.n // 0) }'}}");
+    client.apply(&child).await?;
+    let large = "'${ \"x\" * 100000 }'";
+    let small = "'${ 100000 }'";
+    let workflow = |input: &str| {
+        format!(
+            "- a: {{run: {{workflow: {{namespace: default, name: child, version: 1.0.0, input: {{{input}}}}}}}}}"
+        )
+    };
+    for (name, task, says) in [
+        (
+            "large-step",
+            format!("- a: {{call: 'noop:1.0.0@default', with: {{x: {large}}}}}"),
+            "the step for `noop:1.0.0",
+        ),
+        (
+            "large-start",
+            workflow(&format!("n: 0, x: {large}")),
+            "the start of the workflow",
+        ),
+        (
+            "large-end",
+            workflow(&format!("n: {small}")),
+            "the output of the workflow",
+        ),
+    ] {
+        let faulted = client.run(&definition(name, &task), json!({})).await?;
+        let detail = faulted["error"]["detail"].as_str().unwrap_or_default();
+        ensure!(
+            faulted["status"] == "faulted" && detail.contains(says) && detail.contains("max_payload"),
+            "{name}: {} {}",
+            faulted["status"],
+            faulted["error"]
+        );
+    }
+    // The partition works on, and nothing is left to be sent.
+    let task = "- a: {call: 'noop:1.0.0@default', with: {x: 1}}";
+    let done = client.run(&definition("small-step", task), json!({})).await?;
+    ensure!(done["status"] == "completed", "{done}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_result_that_is_too_large_faults_its_task_with_both_sizes() -> anyhow::Result<()> {
     let world = crate::world().await?;
     let client = world.stack.client();

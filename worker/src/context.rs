@@ -16,6 +16,7 @@ use crate::Failure;
 use crate::builtin::authenticate::Tokens;
 use crate::builtin::openapi::Documents;
 use crate::egress::{Egress, Http};
+use crate::process::Bounds;
 use crate::secrets::{Mask, Secrets};
 
 /// One delivery of one step. Cheap to clone.
@@ -55,8 +56,8 @@ pub(crate) struct Home {
     pub(crate) documents: Documents,
     /// Directory whose files definitions may name.
     pub(crate) files: Option<PathBuf>,
-    /// Whether a call may start a process.
-    pub(crate) processes: bool,
+    /// Bounds of the processes that calls may start; `None` when they may not.
+    pub(crate) processes: Option<Arc<Bounds>>,
 }
 
 impl Home {
@@ -71,7 +72,7 @@ impl Home {
             tokens: Tokens::default(),
             documents: Documents::default(),
             files: None,
-            processes: false,
+            processes: None,
         })
     }
 }
@@ -174,7 +175,7 @@ impl Context {
     }
 
     #[cfg(test)]
-    pub(crate) fn detached_where(step: Step, files: Option<PathBuf>, processes: bool) -> Self {
+    pub(crate) fn detached_where(step: Step, files: Option<PathBuf>, processes: Option<Arc<Bounds>>) -> Self {
         let home = Arc::into_inner(Home::detached(Egress::default(), Secrets::from_env(None)));
         let home = Home {
             files,
@@ -376,9 +377,9 @@ impl Context {
         self.0.home.files.as_deref()
     }
 
-    /// Whether a call may start a process.
-    pub(crate) fn runs_processes(&self) -> bool {
-        self.0.home.processes
+    /// Bounds of the processes that calls may start; `None` when they may not.
+    pub(crate) fn processes(&self) -> Option<&Bounds> {
+        self.0.home.processes.as_deref()
     }
 
     /// Identity of the span that stands for this run; `None` when the instance is not traced.

@@ -43,6 +43,8 @@ const REPORT_LIMIT: Duration = Duration::from_secs(5);
 pub struct Worker {
     config: WorkerConfig,
     functions: Vec<Function>,
+    /// Of all processes, whoever starts them.
+    bounds: Arc<process::Bounds>,
 }
 
 impl Worker {
@@ -65,6 +67,7 @@ impl Worker {
     /// From a configuration.
     pub fn new(config: WorkerConfig) -> Self {
         Self {
+            bounds: Arc::new(process::Bounds::new(&config.processes)),
             config,
             functions: Vec::new(),
         }
@@ -95,7 +98,8 @@ impl Worker {
     #[must_use]
     pub fn builtins(mut self) -> Self {
         self.functions.extend(builtin::functions());
-        self.functions.extend(process::functions(&self.config.processes));
+        let functions = process::functions(&self.config.processes, &self.bounds);
+        self.functions.extend(functions);
         for queue in self.config.processes.kinds().map(names::process_queue) {
             if !self.config.queues.contains(&queue) {
                 self.config.queues.push(queue);
@@ -159,7 +163,11 @@ struct Running {
 
 impl Running {
     fn build(worker: Worker, nats: Nats, publisher: Publisher, tracer: Tracer) -> anyhow::Result<Self> {
-        let Worker { config, functions } = worker;
+        let Worker {
+            config,
+            functions,
+            bounds,
+        } = worker;
         let metrics = Metrics::new();
         metrics
             .worker_slots_limit
@@ -175,7 +183,7 @@ impl Running {
             tokens: Tokens::default(),
             documents: Documents::default(),
             files: config.files.clone(),
-            processes: config.processes.shell,
+            processes: config.processes.shell.then_some(bounds),
         };
         let runner = Arc::new(Runner {
             nats: nats.clone(),

@@ -20,9 +20,13 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use super::outbox::{self, Detached, OpenStep, Outbox};
+use super::oversize;
 use super::sabotage::{self, Bug};
 use crate::events;
 use crate::servers::Sender;
+
+/// Between two attempts to publish a message that is too large. Only another setting of the server helps.
+const OVERSIZE_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a publish was for.
 #[derive(Clone, Debug)]
@@ -346,6 +350,22 @@ impl Dispatcher {
                 self.outbox
                     .acknowledged(&instance, frame, (&step, generation), ack.sequence);
             }
+            (
+                Sent::Step {
+                    instance,
+                    frame,
+                    step,
+                    generation,
+                },
+                Err(PublishError::Oversize(reason)),
+            ) => {
+                let open = self.outbox.step(&instance, frame);
+                let function = open.map_or("", |open| &open.function);
+                warn!(instance.id = %instance, function, reason, "step is too large for the work queue; its task fails");
+                let body = oversize::result((&step, frame, generation), function, &reason);
+                let field = outbox::send_field(&instance, &format!("oversize-{frame}-{generation}"));
+                self.replace(field, &instance, &body);
+            }
             (Sent::Step { instance, frame, .. }, Err(e)) => {
                 warn!(instance.id = %instance, reason = %e, "step was not taken by the work queue; it is published again");
                 self.hold(&instance, frame, None);
@@ -353,6 +373,20 @@ impl Dispatcher {
             (Sent::Record { field }, Ok(_)) => {
                 self.routes.remove(&field);
                 self.outbox.sent(field);
+            }
+            (Sent::Record { field }, Err(PublishError::Oversize(reason))) => {
+                let message = self.outbox.unsent(&field);
+                let Some((to, body)) = message.and_then(|message| oversize::instead(message, &reason)) else {
+                    // An event belongs to whoever listens, and is in the state of none: it leaves when the server lets it.
+                    warn!(
+                        outbox = field,
+                        reason, "a message is too large for its stream; raise max_payload of nats-server"
+                    );
+                    let later = self.shared.clock.instant() + OVERSIZE_PAUSE;
+                    return self.resend.push((field, later));
+                };
+                warn!(outbox = field, reason, instance.id = %to, "a message is too large for its stream; its task fails");
+                self.replace(field, &to, &body);
             }
             (Sent::Record { field }, Err(e)) => {
                 warn!(outbox = field, reason = %e, "a message was not taken by its stream; it is published again");
@@ -365,6 +399,15 @@ impl Dispatcher {
     /// When what failed is tried again.
     fn soon(&self) -> Instant {
         self.shared.clock.instant() + Duration::from_secs(1)
+    }
+
+    /// Sends a record in place of what cannot leave.
+    fn replace(&mut self, field: String, to: &InstanceKey, body: &RecordBody) {
+        let subject = names::log_subject(partition_of(to, self.shared.config.partitions), body.kind());
+        self.outbox
+            .send(field.clone(), wire::encode_record(Some(to), body));
+        self.routes.insert(field.clone(), (subject, None));
+        self.resend.push((field, self.shared.clock.instant()));
     }
 
     fn hold(&mut self, instance: &InstanceKey, frame: u32, function: Option<String>) {
@@ -401,17 +444,16 @@ impl Dispatcher {
             .partition(|(_, at)| *at <= now);
         self.resend = later;
         for (field, _) in due {
-            let whole = self.outbox.unsent(&field).cloned();
-            if let (Some(value), Some(outbox::Entry::Detached)) = (
-                &whole,
-                outbox::parse(&field, whole.as_deref().unwrap_or_default()),
-            ) {
-                self.publish_detached(field, value).await;
-            } else if let (Some(payload), Some(route)) = (self.outbox.unsent(&field), self.routes.get(&field))
-            {
-                let (payload, (subject, headers)) = (payload.clone(), route.clone());
-                self.publish(subject, headers, payload, Sent::Record { field })
-                    .await;
+            let Some(message) = self.outbox.unsent(&field).cloned() else {
+                continue;
+            };
+            match self.routes.get(&field).cloned() {
+                Some((subject, headers)) => {
+                    let sent = Sent::Record { field };
+                    self.publish(subject, headers, message, sent).await;
+                }
+                // Only a detached step has none: its queue may change.
+                None => self.publish_detached(field, &message).await,
             }
         }
     }

@@ -10,6 +10,7 @@ mod dispatch;
 mod fence;
 mod fold;
 mod outbox;
+mod oversize;
 mod processor;
 mod reader;
 mod recover;

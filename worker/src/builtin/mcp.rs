@@ -105,7 +105,7 @@ pub(super) async fn call(ctx: Context, call: Call) -> Result<RawJson, Failure> {
         );
         return Err(Failure::new(ErrorKind::Validation, text));
     }
-    let link = Link::open(&ctx, &name, &call.transport)?;
+    let link = Link::open(&ctx, &name, &call.transport).await?;
     let mut session = Session {
         ctx: &ctx,
         name: &name,
@@ -202,10 +202,12 @@ fn answer(message: &Message) -> Result<Option<RawJson>, Failure> {
 }
 
 impl<'a> Link<'a> {
-    fn open(ctx: &'a Context, name: &'a str, transport: &'a Transport) -> Result<Self, Failure> {
+    async fn open(ctx: &'a Context, name: &'a str, transport: &'a Transport) -> Result<Self, Failure> {
         match (&transport.http, &transport.stdio) {
             (Some(http), None) => http::Link::open(ctx, name, http).map(|l| Self::Http(Box::new(l))),
-            (None, Some(stdio)) => stdio::Link::open(ctx, name, stdio).map(|l| Self::Stdio(Box::new(l))),
+            (None, Some(stdio)) => stdio::Link::open(ctx, name, stdio)
+                .await
+                .map(|l| Self::Stdio(Box::new(l))),
             _ => Err(super::exchange::configuration(format!(
                 "{name}: `transport` needs one of http, stdio"
             ))),

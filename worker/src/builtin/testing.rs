@@ -1,14 +1,18 @@
 //! Servers and contexts for the tests of calls.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use millrace_common::{ErrorKind, Problem, RawJson};
+use millrace_runtime::config::WorkerConfig;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
+use crate::process::Bounds;
 use crate::{Context, Failure};
 
 /// Serves on loopback for as long as the test's runtime lives; gives the URL.
@@ -52,7 +56,20 @@ impl Drop for Scratch {
 /// A worker that may read the files of a directory and run processes.
 pub(super) fn context(files: Option<&Path>, processes: bool) -> Context {
     let step = Context::detached("call:test", RawJson::null()).step().clone();
-    Context::detached_where(step, files.map(Path::to_owned), processes)
+    let bounds = processes.then(|| bounds(&[]));
+    Context::detached_where(step, files.map(Path::to_owned), bounds)
+}
+
+/// A worker that may run processes, with these settings for them.
+pub(super) fn bounded(settings: &[(&str, &str)]) -> Context {
+    let step = Context::detached("call:test", RawJson::null()).step().clone();
+    Context::detached_where(step, None, Some(bounds(settings)))
+}
+
+fn bounds(settings: &[(&str, &str)]) -> Arc<Bounds> {
+    let source: BTreeMap<_, _> = settings.iter().copied().collect();
+    let config = WorkerConfig::read(&source, "default").unwrap();
+    Arc::new(Bounds::new(&config.processes))
 }
 
 /// An input as a step brings it.

@@ -1,40 +1,41 @@
 //! What all processes of a worker share: how many run at a time, how long, with how much memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::ErrorKind;
 use millrace_runtime::config::ProcessConfig;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{Context, Failure};
 
 /// Bounds of the worker's configuration.
 #[derive(Debug)]
-pub(super) struct Bounds {
-    turns: Semaphore,
+pub(crate) struct Bounds {
+    turns: Arc<Semaphore>,
     time_max: Duration,
     pub(super) memory_bytes_max: u64,
 }
 
 /// How long a process may run, and who says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TimeLimit {
+pub(crate) struct TimeLimit {
     pub(super) length: Duration,
     /// The task's deadline; otherwise the worker's bound.
     is_deadline: bool,
 }
 
 impl Bounds {
-    pub(super) fn new(config: &ProcessConfig) -> Self {
+    pub(crate) fn new(config: &ProcessConfig) -> Self {
         Self {
-            turns: Semaphore::new(config.at_a_time),
+            turns: Arc::new(Semaphore::new(config.at_a_time)),
             time_max: config.time_max,
             memory_bytes_max: config.memory_bytes_max,
         }
     }
 
     /// Waits until another process may run; the permit is its turn.
-    pub(super) async fn turn(&self, ctx: &Context) -> Result<SemaphorePermit<'_>, Failure> {
+    pub(crate) async fn turn(&self, ctx: &Context) -> Result<OwnedSemaphorePermit, Failure> {
         let late = async {
             match ctx.remaining() {
                 Some(time) => tokio::time::sleep(time).await,
@@ -42,7 +43,7 @@ impl Bounds {
             }
         };
         tokio::select! {
-            permit = self.turns.acquire() => {
+            permit = self.turns.clone().acquire_owned() => {
                 permit.map_err(|e| Failure::runtime(format!("no process can be started any more: {e}")))
             }
             () = ctx.cancelled() => Err(Failure::cancelled()),
@@ -70,7 +71,7 @@ impl Bounds {
 
 impl TimeLimit {
     /// The error of a process that did not end in time.
-    pub(super) fn passed(self, what: &str) -> Failure {
+    pub(crate) fn passed(self, what: &str) -> Failure {
         let ms = self.length.as_millis();
         let whose = match self.is_deadline {
             true => "what was left until its task's deadline",

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::bounds::{Bounds, TimeLimit};
 use super::capture::{CaptureError, Keep, capture};
@@ -46,13 +46,14 @@ kill -KILL 0
 
 /// What to run.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     /// For messages: `the shell command`.
-    pub(super) what: &'static str,
-    pub(super) path: PathBuf,
-    pub(super) arguments: Vec<String>,
-    pub(super) environment: BTreeMap<String, String>,
-    pub(super) stdin: String,
+    pub(crate) what: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Not of one that is spoken with.
+    pub(crate) stdin: String,
 }
 
 /// Runs a program to its end. When the future is dropped, the program is killed.
@@ -103,14 +104,15 @@ impl End {
 }
 
 /// A group at work.
-struct Running {
+pub(super) struct Running {
     leader: Child,
     /// Closed when this worker is gone.
     _worker_lives: Option<ChildStdin>,
 }
 
 impl Running {
-    fn start(room: &Room, program: &Program, memory_bytes_max: u64) -> io::Result<Self> {
+    /// Standard input is the file or pipe in the room.
+    pub(super) fn start(room: &Room, program: &Program, memory_bytes_max: u64) -> io::Result<Self> {
         let memory = match memory_bytes_max {
             0 => "unlimited".to_owned(),
             bytes => (bytes / 1024).to_string(),
@@ -142,11 +144,21 @@ impl Running {
         })
     }
 
-    /// Both streams, once the group is gone.
-    async fn ended(&mut self, output: Output) -> Result<(Vec<u8>, Vec<u8>), CaptureError> {
+    /// Standard output and standard error.
+    pub(super) fn streams(&mut self) -> io::Result<(ChildStdout, ChildStderr)> {
         let taken = || io::Error::other("its streams are read already");
         let stdout = self.leader.stdout.take().ok_or_else(taken)?;
-        let stderr = self.leader.stderr.take().ok_or_else(taken)?;
+        Ok((stdout, self.leader.stderr.take().ok_or_else(taken)?))
+    }
+
+    /// Waits until the program and its group are gone.
+    pub(super) async fn wait(&mut self) -> io::Result<()> {
+        self.leader.wait().await.map(|_killed| ())
+    }
+
+    /// Both streams, once the group is gone.
+    async fn ended(&mut self, output: Output) -> Result<(Vec<u8>, Vec<u8>), CaptureError> {
+        let (stdout, stderr) = self.streams()?;
         let streams = async {
             tokio::try_join!(
                 capture(stdout, Keep::of(output.has_stdout())),
@@ -178,7 +190,7 @@ impl Running {
     }
 
     /// Asks the group to end, and kills it when it takes too long.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         if tokio::time::timeout(GRACE, self.leader.wait()).await.is_err() {
             self.signal(Signal::SIGKILL);

@@ -14,13 +14,16 @@ mod request;
 mod room;
 mod script;
 mod shell;
+mod talk;
 
 use std::sync::Arc;
 
 use millrace_runtime::config::ProcessConfig;
 
-use self::bounds::Bounds;
+pub(crate) use self::bounds::Bounds;
 use self::container::Containers;
+pub(crate) use self::leash::Program;
+pub(crate) use self::talk::Talk;
 use crate::Function;
 
 /// Makes this process one that others of its user cannot look into: a command of a definition could read secrets in
@@ -33,8 +36,7 @@ pub(crate) fn shield() {
 }
 
 /// The functions of the kinds that are allowed.
-pub(crate) fn functions(config: &ProcessConfig) -> Vec<Function> {
-    let bounds = Arc::new(Bounds::new(config));
+pub(crate) fn functions(config: &ProcessConfig, bounds: &Arc<Bounds>) -> Vec<Function> {
     let mut functions = Vec::new();
     if config.shell {
         let bounds = bounds.clone();
@@ -49,7 +51,7 @@ pub(crate) fn functions(config: &ProcessConfig) -> Vec<Function> {
         }));
     }
     if config.container {
-        let containers = Arc::new(Containers::new(config, bounds));
+        let containers = Arc::new(Containers::new(config, bounds.clone()));
         functions.push(Function::new("run:container", move |ctx, request| {
             container::run(ctx, containers.clone(), request)
         }));

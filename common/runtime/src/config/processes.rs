@@ -25,7 +25,7 @@ pub struct ProcessConfig {
     pub container_host: Option<String>,
     /// Images that may be run, `*` for any text; empty: all.
     pub container_images: Vec<String>,
-    /// Directories of the host that containers may mount, with everything below.
+    /// Directories of the host that containers may mount: these themselves.
     pub container_volumes: Vec<PathBuf>,
 }
 

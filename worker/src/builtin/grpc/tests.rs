@@ -233,7 +233,7 @@ async fn too_much_is_refused_and_silence_ends() {
     let mut step = Context::detached("call:grpc", RawJson::null()).step().clone();
     let soon = std::time::SystemTime::now() + std::time::Duration::from_millis(300);
     step.deadline_ms = Some(crate::steps::flight::unix_ms(soon));
-    let ctx = Context::detached_where(step, Some(files.path().to_owned()), false);
+    let ctx = Context::detached_where(step, Some(files.path().to_owned()), None);
     let silent = error(call(ctx, input(&with(port, "Silence", &json!({})))).await);
     assert_eq!((silent.0, silent.1), (ErrorKind::Timeout, 408));
 }

@@ -1,120 +1,68 @@
 //! The stdio transport: the server is a process of this worker, one message a line. It runs only where the worker's
-//! configuration allows processes, with an environment that holds nothing but the definition's variables and what is
-//! needed to find programs.
+//! configuration allows processes, as one of them: with a private directory, an environment that holds nothing but the
+//! definition's variables and what is needed to find programs, and within their bounds.
 
-use std::io::ErrorKind;
-use std::process::Stdio;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_common::{RawJson, limits};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncReadExt;
+use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 
 use super::StdioTransport;
 use crate::builtin::exchange::configuration;
 use crate::builtin::json_rpc::{self, Message};
+use crate::process::{Program, Talk};
 use crate::{Context, Failure};
 
-/// Variables of the worker that the process gets.
-const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "TZ"];
 /// What the server last wrote to its standard error is kept for errors.
 const COMPLAINT_BYTES_MAX: usize = 16 * 1024;
 /// Its end, as errors show it.
 const SHOWN_BYTES_MAX: usize = 1024;
-/// Time to end by itself once its input is closed.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// Time for the last words of a server that ended.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct Link {
     ctx: Context,
     name: String,
-    group: Group,
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    talk: Talk,
     complaint: Arc<Mutex<Vec<u8>>>,
     listener: Option<JoinHandle<()>>,
-    ready: std::collections::VecDeque<Message>,
-}
-
-/// The server's process group: it goes as a whole, also when the call is dropped.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Fails only when nobody is left in it.
-            let _gone = killpg(group, Signal::SIGKILL);
-        }
-    }
+    ready: VecDeque<Message>,
 }
 
 impl Link {
-    pub(super) fn open(ctx: &Context, name: &str, transport: &StdioTransport) -> Result<Self, Failure> {
-        if !ctx.runs_processes() {
+    pub(super) async fn open(ctx: &Context, name: &str, transport: &StdioTransport) -> Result<Self, Failure> {
+        let Some(bounds) = ctx.processes() else {
             let text = format!(
                 "{name}: this worker runs no processes, which the stdio transport needs; `shell` in MILLRACE_PROCESSES allows it"
             );
             return Err(configuration(text));
-        }
-        let inherited = INHERITED
-            .iter()
-            .filter_map(|key| std::env::var_os(key).map(|value| (key, value)));
-        let mut command = Command::new(&transport.command);
-        command
-            .args(&transport.arguments)
-            .env_clear()
-            .envs(inherited)
-            .envs(&transport.environment)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .map_err(|e| Failure::runtime(format!("{name}: cannot start `{}`: {e}", transport.command)))?;
-        let group = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .map(Pid::from_raw);
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(input), Some(output), Some(errors)) = pipes else {
-            return Err(Failure::runtime(format!("{name}: the process has no pipes")));
         };
+        let (talk, errors) = Talk::open(ctx, bounds, program(name, transport)?).await?;
         let complaint = Arc::new(Mutex::new(Vec::new()));
         Ok(Self {
             ctx: ctx.clone(),
             name: name.to_owned(),
-            group: Group(group),
-            child,
-            input: Some(input),
-            output: BufReader::new(output),
+            talk,
             listener: Some(tokio::spawn(listen(errors, complaint.clone()))),
             complaint,
-            ready: std::collections::VecDeque::new(),
+            ready: VecDeque::new(),
         })
     }
 
     pub(super) async fn send(&mut self, message: &RawJson) -> Result<(), Failure> {
         let mut line = message.text().replace('\n', " ");
         line.push('\n');
-        let Some(input) = &mut self.input else {
-            return Err(self.failed("its input is closed"));
-        };
-        let written = match input.write_all(line.as_bytes()).await {
-            Ok(()) => input.flush().await,
-            error => error,
-        };
-        match written {
-            Ok(()) => Ok(()),
-            // It ended already: what it wrote before says more, and is read next.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => Err(self.failed(&format!("cannot write to it: {error}"))),
+        let (end, limit) = self.talk.end();
+        tokio::select! {
+            written = self.talk.write(line.as_bytes()) => {
+                written.map_err(|e| self.failed(&format!("cannot write to it: {e}")))
+            }
+            () = tokio::time::sleep_until(end) => Err(limit.passed(&self.name)),
         }
     }
 
@@ -140,19 +88,18 @@ impl Link {
     }
 
     async fn line(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        let mut line = Vec::new();
-        let bound = u64::try_from(limits::PAYLOAD_BYTES_MAX).unwrap_or(u64::MAX);
-        let read = (&mut self.output)
-            .take(bound + 1)
-            .read_until(b'\n', &mut line)
-            .await;
+        let bound = limits::PAYLOAD_BYTES_MAX;
+        let (end, limit) = self.talk.end();
+        let read = tokio::select! {
+            read = self.talk.line(bound + 1) => read,
+            () = tokio::time::sleep_until(end) => return Err(limit.passed(&self.name)),
+        };
         match read {
             Err(error) => Err(self.failed(&format!("cannot read from it: {error}"))),
-            Ok(_) if line.len() > limits::PAYLOAD_BYTES_MAX => {
+            Ok(line) if line.len() > bound => {
                 Err(self.failed(&format!("it wrote a message of more than {bound} bytes")))
             }
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(line)),
+            Ok(line) => Ok(Some(line).filter(|line| !line.is_empty())),
         }
     }
 
@@ -160,7 +107,7 @@ impl Link {
     async fn heard_out(&mut self) {
         if let Some(listener) = self.listener.take() {
             let abort = listener.abort_handle();
-            if tokio::time::timeout(CLOSE_LIMIT, listener).await.is_err() {
+            if tokio::time::timeout(LAST_WORDS_LIMIT, listener).await.is_err() {
                 abort.abort();
             }
         }
@@ -186,22 +133,33 @@ impl Link {
     }
 
     /// Closes its input, waits a moment, and ends whoever is left of its group.
-    pub(super) async fn close(mut self) {
-        drop(self.input.take());
-        let ended = tokio::time::timeout(CLOSE_LIMIT, self.child.wait()).await;
-        drop(self.group);
-        if ended.is_err() {
-            tracing::debug!(
-                call = self.name,
-                "the MCP server did not end by itself and was killed"
-            );
-            // It was killed just now: this only collects it.
-            drop(self.child.wait().await);
-        }
+    pub(super) async fn close(self) {
+        self.talk.close().await;
         if let Some(listener) = self.listener {
             listener.abort();
         }
     }
+}
+
+fn program(name: &str, transport: &StdioTransport) -> Result<Program, Failure> {
+    let environment = &transport.environment;
+    if let Some(bad) = environment.keys().find(|key| key.is_empty() || key.contains('=')) {
+        let text = format!("{name}: `{bad}` cannot be the name of an environment variable");
+        return Err(configuration(text));
+    }
+    let named = environment.iter().flat_map(|(key, value)| [key, value]);
+    let mut texts = named.chain(&transport.arguments).chain([&transport.command]);
+    if texts.any(|text| text.contains('\0')) {
+        let text = format!("{name}: a zero byte can stand neither in a command nor in its environment");
+        return Err(configuration(text));
+    }
+    Ok(Program {
+        what: "the MCP server",
+        path: transport.command.clone().into(),
+        arguments: transport.arguments.clone(),
+        environment: environment.clone(),
+        stdin: String::new(),
+    })
 }
 
 /// Keeps the end of what the server writes to its standard error, and lets it never wait.

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::builtin::testing::{Scratch, context, error, input, output, serve};
+use crate::builtin::testing::{Scratch, bounded, context, error, input, output, serve};
 
 /// What the server heard: method of HTTP or of the message, and headers of interest.
 #[derive(Clone, Default)]
@@ -222,10 +222,10 @@ async fn a_process_that_fails_is_quoted() {
     }
     let mut missing = over_stdio("");
     missing["transport"]["stdio"]["command"] = json!("/no/such/program");
+    let detail = error(run(&missing).await).2;
     assert!(
-        error(run(&missing).await)
-            .2
-            .contains("cannot start `/no/such/program`")
+        detail.contains("/no/such/program") && detail.contains("not found"),
+        "{detail}"
     );
 }
 
@@ -257,6 +257,46 @@ async fn nobody_of_a_process_group_is_left_behind() {
         assert!(std::time::Instant::now() < deadline, "process {child} still runs");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn the_bounds_of_processes_hold() {
+    let memory = bounded(&[("MILLRACE_PROCESS_MEMORY", "32MiB")]);
+    let script = "read -r x; ulimit -d >&2; exit 1";
+    let (_, _, detail) = error(call(memory, input(&over_stdio(script))).await);
+    assert!(detail.contains("32768"), "{detail}");
+
+    let time = bounded(&[("MILLRACE_PROCESS_TIME", "1s")]);
+    let (kind, _, detail) = error(call(time, input(&over_stdio("sleep 1000"))).await);
+    assert!(
+        kind == ErrorKind::Timeout && detail.contains("MILLRACE_PROCESS_TIME"),
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_counts_as_a_process() {
+    let one = bounded(&[("MILLRACE_PROCESS_COUNT", "1")]);
+    let turn = one.processes().unwrap().turn(&one).await.unwrap();
+    let waiting = tokio::spawn(call(one.clone(), input(&over_stdio(SCRIPT))));
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(turn);
+    assert_eq!(output(waiting.await.unwrap())["argument"], "first");
+}
+
+#[tokio::test]
+async fn a_server_has_a_private_directory_that_is_gone_at_the_end() {
+    let script = r#"
+read -r greeting
+echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-06-18"}}'
+read -r initialized; read -r request
+echo "{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{\"home\":\"$HOME\",\"in\":\"$(pwd)\"}}"
+"#;
+    let got = output(run(&over_stdio(script)).await);
+    assert_eq!(got["home"], got["in"]);
+    let home = std::path::PathBuf::from(got["home"].as_str().unwrap());
+    assert!(home.to_string_lossy().contains("millrace-process-") && !home.exists());
 }
 
 /// A killed process that nobody has collected yet does not run.
