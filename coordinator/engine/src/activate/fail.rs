@@ -109,6 +109,7 @@ impl Activation<'_> {
         match below {
             Some(id) => {
                 self.drop_below(id);
+                self.stop_listening(id);
                 if let Some(run) = self.instance.frame(id).and_then(Run::of) {
                     self.settle_branch(run, Some(id), body, None);
                 }

@@ -428,6 +428,28 @@ do:
 }
 
 #[test]
+fn a_branch_that_lost_in_its_foreach_listens_no_more() {
+    let mut world = World::with(
+        "
+do:
+- f:
+    fork:
+      compete: true
+      branches:
+      - l: {listen: {to: {all: [{with: {type: t}}, {with: {type: u}}]}, foreach: {do: [{x: {raise: {error: {type: 'https://e.x/y', status: 400}}}}]}}}
+      - w: {wait: PT1M}
+",
+    );
+    world.start("a", json!({}));
+    world.fold_all();
+    world.publish("1", "t", json!(1));
+    assert!(world.listeners.is_empty());
+    world.run();
+    world.assert_clean();
+    assert_eq!(world.status("a"), Status::Completed);
+}
+
+#[test]
 fn a_timeout_and_a_cancel_end_the_listening() {
     let mut world = listening_with("{one: {with: {type: t}}}", "    timeout: {after: PT5S}\n");
     world.run();

@@ -12,6 +12,7 @@ mod detached;
 mod events;
 mod extensions;
 mod late;
+mod laws;
 mod limits;
 mod operators;
 mod parallel;
