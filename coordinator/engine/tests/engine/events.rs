@@ -436,7 +436,7 @@ do:
     fork:
       compete: true
       branches:
-      - l: {listen: {to: {all: [{with: {type: t}}, {with: {type: u}}]}, foreach: {do: [{x: {raise: {error: {type: 'https://e.x/y', status: 400}}}}]}}}
+      - l: {listen: {to: {all: [{with: {type: t}}, {with: {type: u}}]}}, foreach: {do: [{x: {raise: {error: {type: 'https://e.x/y', status: 400}}}}]}}
       - w: {wait: PT1M}
 ",
     );
