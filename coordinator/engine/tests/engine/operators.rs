@@ -190,6 +190,7 @@ do:
     }
     assert_eq!(world.timers.len(), 1, "the other branch began");
     let timer = world.timers.keys().next().unwrap().1;
+    world.now_ms += 1_000;
     world.append(&key("a"), millrace_common::RecordBody::Timer { timer });
     world.run();
     world.assert_clean();

@@ -292,10 +292,17 @@ fn a_timer_that_fires_again_starts_nothing() {
 }
 
 #[test]
-fn a_timer_counts_although_the_clock_of_the_log_is_behind() {
+fn a_timer_counts_once_the_clock_of_the_log_is_there() {
     let mut world = World::new("schedule: { every: PT10S }", "{}");
     let timer = *world.timers.keys().next().unwrap();
     world.now_ms += 9_900;
+    let early = world.fold(RecordBody::Timer { timer });
+    assert_eq!(early, Outcome::Ignored(Ignored::EarlyTimer));
+    assert_eq!(
+        (world.starts.len(), world.timers[&timer]),
+        (0, START_MS + 10 * SECOND)
+    );
+    world.now_ms += 100;
     world.fold(RecordBody::Timer { timer });
     assert_eq!(world.due(), ["2026-01-01T00:00:10.000Z"]);
     assert_eq!(*world.timers.values().next().unwrap(), START_MS + 20 * SECOND);
