@@ -328,11 +328,12 @@ pub(crate) enum InstanceCommand {
     /// Start again from the failed task of a faulted instance.
     Retry(ControlArgs),
     /// Let an instance go on that was set aside because the engine panicked.
+    #[command(group(clap::ArgGroup::new("record").required(true).args(["retry", "skip"])))]
     Unquarantine {
         #[command(flatten)]
         control: ControlArgs,
         /// Apply the record on which the engine panicked now: after an update that mends it.
-        #[arg(long, conflicts_with = "skip", required_unless_present = "skip")]
+        #[arg(long)]
         retry: bool,
         /// Go on without that record.
         #[arg(long)]

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use millrace_common::PartitionId;
 use serde::Serialize;
 
+use crate::cluster::Halt;
+
 /// What this coordinator knows of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -16,6 +18,9 @@ pub struct PartitionState {
     /// Why it is halted or stalled: error code and text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What halted it, until it is served or taken by somebody else: a halted partition is looked at again and again.
+    #[serde(skip)]
+    pub halt: Option<Halt>,
     /// Fence counter while owned.
     pub epoch: u64,
     /// Last log sequence folded and committed.

@@ -10,6 +10,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use millrace_common::{PartitionId, names};
 use millrace_runtime::config::{CoordinatorConfig, Lifecycle};
 use millrace_runtime::redis::SharedRedis;
+use tracing::warn;
 
 /// Layout of keys and streams. Raised when an old build could not read what a new one writes.
 const LAYOUT: &str = "1";
@@ -53,37 +54,30 @@ pub enum Error {
 /// Why a partition is halted: code and what was found.
 pub type Halt = (&'static str, String);
 
-/// The streams of a cluster as they were found or made.
-#[derive(Clone, Debug)]
-pub struct Cluster {
-    /// JetStream of this process.
-    pub jetstream: jetstream::Context,
-}
-
 /// Checks everything, creating what a new cluster needs. Safe to run from several coordinators at once.
 ///
 /// # Errors
 /// [`Error::Unreachable`] can be repeated; the others need an operator.
 pub async fn open(
     config: &CoordinatorConfig,
-    jetstream: jetstream::Context,
+    jetstream: &jetstream::Context,
     redis: &SharedRedis,
-) -> Result<Cluster, Error> {
+) -> Result<(), Error> {
     check_fixed(config, redis).await?;
     for p in (0..config.partitions).map(PartitionId) {
-        match open_log(config, &jetstream, redis, p).await {
+        match identify(config, jetstream, redis, p, May::Create).await {
             // Found again by whoever takes the partition over.
             Ok(_) | Err(Error::Halt { .. }) => {}
             Err(other) => return Err(other),
         }
     }
-    ensure(&jetstream, steps(config)).await?;
-    ensure(&jetstream, definitions(config)).await?;
-    ensure(&jetstream, events(config)).await?;
+    ensure(jetstream, steps(config)).await?;
+    ensure(jetstream, definitions(config)).await?;
+    ensure(jetstream, events(config)).await?;
     if config.lifecycle != Lifecycle::Off {
-        ensure(&jetstream, lifecycle(config)).await?;
+        ensure(jetstream, lifecycle(config)).await?;
     }
-    Ok(Cluster { jetstream })
+    Ok(())
 }
 
 /// The stream of events; made anew where somebody deleted it: it holds nothing that only it knows.
@@ -117,25 +111,50 @@ async fn check_fixed(config: &CoordinatorConfig, redis: &SharedRedis) -> Result<
     Ok(())
 }
 
-/// The log of one partition: found, or created once. Returns its incarnation. Looked at again by whoever takes the
-/// partition over ([`identity`]).
-async fn open_log(
+/// What [`identify`] may do beside looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum May {
+    /// Nothing.
+    Look,
+    /// Make a log of which nobody knows: at boot, when the cluster is new.
+    Create,
+    /// Take the present log as the one that is known, or make one where it is gone: by an operator's order only.
+    Adopt,
+}
+
+/// The incarnation of a partition's log. It must be the one that Redis knows; where Redis knows none it is noted. Looked at
+/// by every boot, and by whoever takes the partition over.
+///
+/// # Errors
+/// [`Error::Halt`] when it is gone, foreign or another one; [`Error::Unreachable`] can be repeated.
+pub(crate) async fn identify(
     config: &CoordinatorConfig,
     jetstream: &jetstream::Context,
     redis: &SharedRedis,
     p: PartitionId,
+    may: May,
 ) -> Result<String, Error> {
-    let field = incarnation_field(p);
+    let field = format!("incarnation:{p}");
     let mut get = redis::cmd("HGET");
     get.arg(names::CLUSTER_KEY).arg(&field);
     let known: Option<String> = redis.query(&get).await.map_err(|e| unreachable("redis", e))?;
-    let info = match (find(jetstream, &names::log_stream(p)).await?, &known) {
-        (None, None) => Some(create(jetstream, log(config, p)).await?),
-        (found, _) => found,
+    let info = find(jetstream, &names::log_stream(p)).await?;
+    let found = match (compare(p, known.as_deref(), info.as_ref()), may) {
+        (Err(Error::Halt { code: "LOG-LOST", .. }), May::Create) if known.is_none() => {
+            incarnation(&create(jetstream, log(config, p)).await?)?
+        }
+        (Err(Error::Halt { code, text }), May::Adopt) if matches!(code, "LOG-LOST" | "LOG-REPLACED") => {
+            warn!(partition.id = %p, halt.code = code, found = text, "the log is adopted by order of an operator");
+            match info {
+                Some(info) => incarnation(&info)?,
+                None => incarnation(&create(jetstream, log(config, p)).await?)?,
+            }
+        }
+        (compared, _) => compared?,
     };
-    let found = identity(p, known.as_deref(), info.as_ref())?;
-    if known.is_none() {
-        let mut set = redis::cmd("HSETNX");
+    if known.as_ref() != Some(&found) {
+        // At boot several coordinators may be at it; an order overwrites what was known.
+        let mut set = redis::cmd(if may == May::Adopt { "HSET" } else { "HSETNX" });
         set.arg(names::CLUSTER_KEY).arg(&field).arg(&found);
         redis
             .query::<i64>(&set)
@@ -145,13 +164,7 @@ async fn open_log(
     Ok(found)
 }
 
-/// Field of [`names::CLUSTER_KEY`] that holds the incarnation of a log.
-pub(crate) fn incarnation_field(p: PartitionId) -> String {
-    format!("incarnation:{p}")
-}
-
-/// The incarnation of a log that is the one Redis knows, or of which Redis knows nothing.
-pub(crate) fn identity(p: PartitionId, known: Option<&str>, info: Option<&Info>) -> Result<String, Error> {
+fn compare(p: PartitionId, known: Option<&str>, info: Option<&Info>) -> Result<String, Error> {
     let name = names::log_stream(p);
     let Some(info) = info else {
         let known = known.unwrap_or("nothing");
@@ -160,28 +173,28 @@ pub(crate) fn identity(p: PartitionId, known: Option<&str>, info: Option<&Info>)
             text: format!("stream {name} is gone but redis knows it as {known}"),
         });
     };
-    let Some(found) = info.config.metadata.get(INCARNATION) else {
-        return Err(Error::Halt {
-            code: "LOG-FOREIGN",
-            text: format!("stream {name} was not created by millrace: it has no incarnation"),
-        });
-    };
+    let found = incarnation(info)?;
     match known {
         Some(known) if known != found => Err(Error::Halt {
             code: "LOG-REPLACED",
             text: format!("stream {name} is incarnation {found} but redis knows {known}"),
         }),
-        _ => Ok(found.clone()),
+        _ => Ok(found),
     }
 }
 
-/// Makes the log of a partition anew: only on an operator's order, who knows that the old one will not come back.
-pub(crate) async fn make_log(
-    config: &CoordinatorConfig,
-    jetstream: &jetstream::Context,
-    p: PartitionId,
-) -> Result<Info, Error> {
-    create(jetstream, log(config, p)).await
+fn incarnation(info: &Info) -> Result<String, Error> {
+    info.config
+        .metadata
+        .get(INCARNATION)
+        .cloned()
+        .ok_or_else(|| Error::Halt {
+            code: "LOG-FOREIGN",
+            text: format!(
+                "stream {} was not created by millrace: it has no incarnation",
+                info.config.name
+            ),
+        })
 }
 
 /// Looks a stream up. `None` only when the server says that it does not exist; silence is an error.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use millrace_coordinator::api::{ApiParts, ApiState, check_listen};
 use millrace_coordinator::board::Board;
 use millrace_coordinator::clock::Clock;
-use millrace_coordinator::cluster::{self, Cluster};
+use millrace_coordinator::cluster;
 use millrace_coordinator::events::Events;
 use millrace_coordinator::fleet::{EnsureQueue, Fleet};
 use millrace_coordinator::janitor::Janitor;
@@ -84,16 +84,15 @@ async fn run(config: CoordinatorConfig, tracer: telemetry::Tracer) -> anyhow::Re
     let server = tokio::spawn(gate.clone().serve(listener, shutdown.clone()));
     let nats = millrace_runtime::nats::connect(&config.nats, &format!("coordinator-{}", config.id)).await?;
     let redis = SharedRedis::new(config.redis.clone());
-    let Some(cluster) = shutdown.unless(open(&config, &nats, &redis)).await else {
+    let Some(opened) = shutdown.unless(open(&config, &nats, &redis)).await else {
         server.await??;
         return Ok(());
     };
-    let cluster = cluster?;
+    opened?;
     let parts = Parts {
         config,
         nats,
         redis,
-        cluster,
         metrics,
         board,
         tracer,
@@ -109,12 +108,12 @@ async fn run(config: CoordinatorConfig, tracer: telemetry::Tracer) -> anyhow::Re
 }
 
 /// Waits for both servers, for ever: a coordinator that starts before them is not a fault.
-async fn open(config: &CoordinatorConfig, nats: &Nats, redis: &SharedRedis) -> anyhow::Result<Cluster> {
+async fn open(config: &CoordinatorConfig, nats: &Nats, redis: &SharedRedis) -> anyhow::Result<()> {
     nats.ready().await?;
     let mut backoff = Backoff::for_servers();
     loop {
-        match cluster::open(config, nats.jetstream().clone(), redis).await {
-            Ok(cluster) => return Ok(cluster),
+        match cluster::open(config, nats.jetstream(), redis).await {
+            Ok(()) => return Ok(()),
             Err(e @ cluster::Error::Unreachable { .. }) => {
                 warn!(reason = %e, "waiting for the servers");
                 backoff.sleep().await;
@@ -128,7 +127,6 @@ struct Parts {
     config: CoordinatorConfig,
     nats: Nats,
     redis: SharedRedis,
-    cluster: Cluster,
     metrics: Metrics,
     board: Board,
     tracer: telemetry::Tracer,
@@ -147,7 +145,6 @@ impl Parts {
             config,
             nats,
             redis,
-            cluster,
             metrics,
             board,
             tracer,
@@ -176,7 +173,12 @@ impl Parts {
             metrics: metrics.clone(),
         });
         let shared = Arc::new(Shared {
-            servers: Arc::new(Real::new(config.clone(), cluster, queues.clone())),
+            servers: Arc::new(Real::new(
+                config.clone(),
+                nats.jetstream().clone(),
+                redis.clone(),
+                queues.clone(),
+            )),
             clock: Clock::system(),
             definitions: Arc::new(registry.definitions.clone()),
             orders,

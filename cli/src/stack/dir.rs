@@ -93,12 +93,12 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        // Closing the file is not enough: a child that is just being spawned shares it until it runs its program.
         if self.temporary
             && let Err(error) = std::fs::remove_dir_all(&self.path)
         {
             eprintln!("warning: cannot remove {}: {error}", self.path.display());
         }
+        // Closing the file is not enough: a child that is just being spawned shares it until it runs its program.
         if let Err(error) = self.lock.unlock() {
             eprintln!("warning: cannot release {}: {error}", self.path.display());
         }

@@ -15,7 +15,7 @@ use super::params::bad;
 use super::problem::{ApiError, ApiResult, Code};
 use super::{ApiState, body};
 use crate::cluster;
-use crate::orders::{Action, remedies};
+use crate::orders::{Action, Remedy, remedies};
 use crate::queries::Checkpoint;
 
 /// Longest wait for an order to be carried out: a rebuild folds the whole log.
@@ -205,17 +205,14 @@ async fn view(api: &ApiState, p: PartitionId, checkpoint: Checkpoint) -> ApiResu
     })
 }
 
-/// A halted partition is looked at again and again; its problem stands until it is served.
 fn halted(api: &ApiState, p: PartitionId) -> Option<Halted> {
-    let problem = api.board.partitions().remove(&p)?.problem?;
-    let problem = problem.strip_prefix("MR-HALT-").map(|_| problem.as_str())?;
-    let (code, text) = problem.split_once(": ")?;
-    let orders = remedies(code.trim_start_matches("MR-HALT-"));
-    let remedy = |r: &crate::orders::Remedy| json!({"action": r.action, "command": command_line(r.action, p), "loses": r.loses});
+    let (code, text) = api.board.partitions().remove(&p)?.halt?;
+    let remedy =
+        |r: &Remedy| json!({"action": r.action, "command": command_line(r.action, p), "loses": r.loses});
     Some(Halted {
-        code: code.into(),
-        text: text.into(),
-        remedies: orders.iter().map(remedy).collect(),
+        code: format!("MR-HALT-{code}"),
+        text,
+        remedies: remedies(code).iter().map(remedy).collect(),
     })
 }
 

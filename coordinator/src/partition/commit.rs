@@ -223,6 +223,7 @@ impl Processor {
             s.phase
                 .push_str(if suppressed { "recovering" } else { "serving" });
             s.problem = None;
+            s.halt = None;
             s.epoch = epoch;
             s.applied = applied;
             s.outbox = outbox as u64;

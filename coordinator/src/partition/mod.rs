@@ -303,5 +303,9 @@ fn show(shared: &Shared, p: PartitionId, stop: &Stop) {
     shared.board.partition(p, |s| {
         s.phase = phase.into();
         s.problem = problem;
+        s.halt = match stop {
+            Stop::Halted { code, text } => Some((*code, text.clone())),
+            _ => None,
+        };
     });
 }

@@ -51,7 +51,7 @@ pub(crate) async fn acquire(
     let taken = clock.instant();
     info!(partition.id = %p, epoch = store.fence().counter, log.sequence = position.sequence, "partition taken over");
     let barrier = announce(&*sender, &store, p).await?;
-    let position = match verify(&mut store, &*log, position.clone(), &incarnation, p).await {
+    let position = match verify(&mut store, &*log, position.clone(), p).await {
         Err(Stop::Halted { code, .. }) if adopt && Action::Adopt.resolves(code) => {
             repair::adopt(&mut store, &*log, p, position, &incarnation).await?
         }
@@ -251,26 +251,9 @@ async fn verify(
     store: &mut Store,
     stream: &dyn Stream,
     position: Position,
-    incarnation: &str,
     p: PartitionId,
 ) -> Result<Position, Stop> {
-    if position.incarnation != incarnation {
-        return Err(Stop::Halted {
-            code: "LOG-REPLACED",
-            text: format!(
-                "position is of log {} but the stream is {incarnation}",
-                position.incarnation
-            ),
-        });
-    }
-    match compare(
-        stream,
-        &position.incarnation,
-        position.sequence,
-        position.fingerprint,
-    )
-    .await?
-    {
+    match compare(stream, &position).await? {
         Compared::Same => Ok(position),
         Compared::Replaced { by } => Err(Stop::Halted {
             code: "LOG-REPLACED",
@@ -309,20 +292,16 @@ enum Compared {
     },
 }
 
-async fn compare(
-    stream: &dyn Stream,
-    incarnation: &str,
-    sequence: u64,
-    expected: u64,
-) -> Result<Compared, Stop> {
+async fn compare(stream: &dyn Stream, position: &Position) -> Result<Compared, Stop> {
     let Extent {
         first,
         last,
         incarnation: found,
         ..
     } = extent(stream).await?;
+    let sequence = position.sequence;
     let found = found.unwrap_or_default();
-    if found != incarnation && !sabotage::has(Bug::IncarnationIgnored) {
+    if found != position.incarnation && !sabotage::has(Bug::IncarnationIgnored) {
         return Ok(Compared::Replaced { by: found });
     }
     if last < sequence && !sabotage::has(Bug::ShortLogBelieved) {
@@ -336,7 +315,9 @@ async fn compare(
     }
     match stream.get(sequence).await? {
         _ if sabotage::has(Bug::BareSequence) => Ok(Compared::Same),
-        Some(m) if fingerprint(&m.subject, m.time_nanos, &m.payload) == expected => Ok(Compared::Same),
+        Some(m) if fingerprint(&m.subject, m.time_nanos, &m.payload) == position.fingerprint => {
+            Ok(Compared::Same)
+        }
         Some(_) => Ok(Compared::Other),
         // Trimmed between the two requests: what was folded is behind the start of the log.
         None => Ok(Compared::Same),
@@ -364,10 +345,14 @@ async fn fork_point(
         .filter(|m| m.0 < position.sequence)
         .collect();
     marks.sort_unstable_by(|a, b| b.cmp(a));
-    for (sequence, expected) in marks {
-        let compared = compare(stream, &position.incarnation, sequence, expected).await?;
-        if matches!(compared, Compared::Same) {
-            return Ok((sequence, expected));
+    for (sequence, fingerprint) in marks {
+        let mark = Position {
+            sequence,
+            fingerprint,
+            ..position.clone()
+        };
+        if matches!(compare(stream, &mark).await?, Compared::Same) {
+            return Ok((sequence, fingerprint));
         }
     }
     let first = extent(stream).await?.first;
@@ -391,15 +376,7 @@ pub(crate) async fn read_from(
     clock: &Clock,
     position: &Position,
 ) -> Result<Reader, Stop> {
-    let checked = clock.limit(
-        Duration::from_secs(2),
-        compare(
-            stream,
-            &position.incarnation,
-            position.sequence,
-            position.fingerprint,
-        ),
-    );
+    let checked = clock.limit(Duration::from_secs(2), compare(stream, position));
     match checked.await {
         Err(_) => return Err(Stop::Broken("nats does not answer".into())),
         Ok(Err(stop)) => return Err(stop),

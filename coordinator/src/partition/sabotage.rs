@@ -1,5 +1,5 @@
-//! Deliberate bugs, compiled into tests only: a checker that has never caught anything proves nothing. Each of them was
-//! a hole of the protocol study or a fault that this code once had; the simulation must catch each within 50 runs.
+//! Deliberate bugs, compiled into tests only: a checker that has never caught anything proves nothing. Each of them is
+//! a hole of the protocol (docs/guarantees.md) or a fault that this code once had; the simulation must catch each within 50 runs.
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

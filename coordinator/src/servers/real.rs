@@ -1,7 +1,7 @@
 //! NATS and Redis.
 //!
 //! A stream is followed without acknowledging anything: who reads keeps the place elsewhere. The consumer is ephemeral:
-//! no durable consumer's memory is trusted (section 1.4 of the protocol study lists why).
+//! no durable consumer's memory is trusted, since servers have lost or stalled them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,13 @@ use millrace_common::{DefinitionRef, PartitionId, names};
 use millrace_engine::Plan;
 use millrace_runtime::config::CoordinatorConfig;
 use millrace_runtime::nats::{Ack, Nats, PublishError, Publisher, PublisherOptions};
-use tracing::{debug, warn};
+use millrace_runtime::redis::SharedRedis;
+use tracing::debug;
 
 use super::{
     Begin, Connection, Definitions, Extent, Messages, Sender, Servers, Session, Silent, Stored, Stream,
 };
-use crate::cluster::{self, Cluster, Halt};
+use crate::cluster::{self, Halt, May};
 use crate::queues::Queues;
 use crate::registry;
 
@@ -38,50 +39,25 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Real {
     config: CoordinatorConfig,
-    cluster: Cluster,
+    jetstream: jetstream::Context,
+    redis: SharedRedis,
     queues: Queues,
 }
 
 impl Real {
     /// The servers of a cluster that was opened.
-    pub const fn new(config: CoordinatorConfig, cluster: Cluster, queues: Queues) -> Self {
+    pub const fn new(
+        config: CoordinatorConfig,
+        jetstream: jetstream::Context,
+        redis: SharedRedis,
+        queues: Queues,
+    ) -> Self {
         Self {
             config,
-            cluster,
+            jetstream,
+            redis,
             queues,
         }
-    }
-
-    /// Looked at anew by each take-over, on a connection of its own.
-    async fn identify(&self, p: PartitionId, adopt: bool) -> Result<Result<String, Halt>, Silent> {
-        let mut redis = self.redis().await?;
-        let field = cluster::incarnation_field(p);
-        let mut get = redis::cmd("HGET");
-        get.arg(names::CLUSTER_KEY).arg(&field);
-        let known: Option<String> = get.query_async(&mut redis).await.map_err(silent)?;
-        let jetstream = &self.cluster.jetstream;
-        let info = cluster::find(jetstream, &names::log_stream(p))
-            .await
-            .map_err(silent)?;
-        let mut found = halt(cluster::identity(p, known.as_deref(), info.as_ref()))?;
-        if let (Err((code @ ("LOG-LOST" | "LOG-REPLACED"), text)), true) = (&found, adopt) {
-            let info = match info {
-                Some(info) => info,
-                None => cluster::make_log(&self.config, jetstream, p)
-                    .await
-                    .map_err(silent)?,
-            };
-            warn!(partition.id = %p, halt.code = code, found = text, "the log is adopted by order of an operator");
-            found = halt(cluster::identity(p, None, Some(&info)))?;
-        }
-        if let Ok(found) = &found
-            && known.as_ref() != Some(found)
-        {
-            let mut set = redis::cmd("HSET");
-            set.arg(names::CLUSTER_KEY).arg(&field).arg(found);
-            set.query_async::<i64>(&mut redis).await.map_err(silent)?;
-        }
-        Ok(found)
     }
 
     async fn open(&self, p: PartitionId) -> Result<Session, Silent> {
@@ -100,7 +76,7 @@ impl Real {
         let log = Named::new(&jetstream, names::log_stream(p)).await?;
         let events = Named::new(&jetstream, names::EVENTS_STREAM.into()).await?;
         // Asked for by the audit now and then: on the connection of the process.
-        let steps = Named::new(&self.cluster.jetstream, names::STEPS_STREAM.into()).await?;
+        let steps = Named::new(&self.jetstream, names::STEPS_STREAM.into()).await?;
         let options = PublisherOptions {
             in_flight_max: self.config.publish_in_flight,
             ..PublisherOptions::default()
@@ -116,22 +92,21 @@ impl Real {
     }
 }
 
-/// A halt is an answer; that a server is silent is none.
-fn halt(found: Result<String, cluster::Error>) -> Result<Result<String, Halt>, Silent> {
-    match found {
-        Ok(found) => Ok(Ok(found)),
-        Err(cluster::Error::Halt { code, text }) => Ok(Err((code, text))),
-        Err(other) => Err(silent(other)),
-    }
-}
-
 impl Servers for Real {
     fn incarnation(
         &self,
         p: PartitionId,
         adopt: bool,
     ) -> BoxFuture<'_, Result<Result<String, Halt>, Silent>> {
-        Box::pin(self.identify(p, adopt))
+        let may = if adopt { May::Adopt } else { May::Look };
+        Box::pin(async move {
+            match cluster::identify(&self.config, &self.jetstream, &self.redis, p, may).await {
+                Ok(found) => Ok(Ok(found)),
+                // A halt is an answer; that a server is silent is none.
+                Err(cluster::Error::Halt { code, text }) => Ok(Err((code, text))),
+                Err(other) => Err(silent(other)),
+            }
+        })
     }
 
     fn session(&self, p: PartitionId) -> BoxFuture<'_, Result<Session, Silent>> {

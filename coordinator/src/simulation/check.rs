@@ -1,5 +1,5 @@
 //! What must be true when a run is over: looked at from outside, in the ledger of effects and in what Redis and the
-//! streams hold. Numbers are the invariants of the protocol study.
+//! streams hold. Numbers are those of docs/guarantees.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -7,6 +7,7 @@ mod check;
 mod faults;
 mod fleet;
 mod jetstream;
+mod keys;
 mod redis;
 mod universe;
 mod world;
@@ -204,43 +205,41 @@ fn quiet(seed: u64) -> World {
     world
 }
 
-/// A primary without data, while the logs show that there was some: every partition halts.
+/// A cluster whose stores are made to contradict each other: within a while these partitions halt with that code, and no
+/// other does.
+fn halts(seed: u64, partitions: &[u16], code: &str, wreck: impl FnOnce(&World)) -> Result<(), String> {
+    let mut world = quiet(seed);
+    wreck(&world);
+    world.run(Duration::from_secs(20));
+    let found = world.halts();
+    let named = |p: &u16| format!("partition {p}: MR-HALT-{code}: ");
+    let is_right = partitions
+        .iter()
+        .all(|p| found.iter().any(|h| h.starts_with(&named(p))))
+        && found
+            .iter()
+            .all(|h| partitions.iter().any(|p| h.starts_with(&named(p))));
+    is_right.then_some(()).ok_or_else(|| format!("{found:?}"))
+}
+
+/// A primary without data, while the logs show that there was some.
 fn emptied(seed: u64) -> Result<(), String> {
-    let mut world = quiet(seed);
-    world.redis.empty();
-    world.run(Duration::from_secs(20));
-    let halts = world.halts();
-    let is_named = |p: u16| {
-        let name = format!("partition {p}: MR-HALT-REDIS-LOST");
-        halts.iter().any(|h| h.starts_with(&name))
-    };
-    (0..PARTITIONS)
-        .all(is_named)
-        .then_some(())
-        .ok_or_else(|| format!("{halts:?}"))
+    halts(seed, &[0, 1], "REDIS-LOST", |world| world.redis.empty())
 }
 
-/// Another stream under the name of a log: that partition halts, the other one goes on.
+/// Another stream under the name of a log.
 fn replaced(seed: u64) -> Result<(), String> {
-    let mut world = quiet(seed);
-    world.jetstream.replace("MR_LOG_0");
-    world.run(Duration::from_secs(20));
-    let halts = world.halts();
-    let is_named = |h: &String| h.starts_with("partition 0: MR-HALT-LOG-REPLACED");
-    let is_right = !halts.is_empty() && halts.iter().all(is_named);
-    is_right.then_some(()).ok_or_else(|| format!("{halts:?}"))
+    halts(seed, &[0], "LOG-REPLACED", |world| {
+        world.jetstream.replace("MR_LOG_0")
+    })
 }
 
-/// A log that was trimmed beyond what Redis still knows: that partition halts, the other one goes on.
+/// A log that was trimmed beyond what Redis still knows.
 fn trimmed(seed: u64) -> Result<(), String> {
-    let mut world = quiet(seed);
-    world.jetstream.trim("MR_LOG_0");
-    world.redis.fail_over(60);
-    world.run(Duration::from_secs(20));
-    let halts = world.halts();
-    let is_named = |h: &String| h.starts_with("partition 0: MR-HALT-LOG-TRIMMED");
-    let is_right = !halts.is_empty() && halts.iter().all(is_named);
-    is_right.then_some(()).ok_or_else(|| format!("{halts:?}"))
+    halts(seed, &[0], "LOG-TRIMMED", |world| {
+        world.jetstream.trim("MR_LOG_0");
+        world.redis.fail_over(60);
+    })
 }
 
 /// Who is cut off gives its partitions up, and whoever is not serves them: a lease is held only with both servers (H17,

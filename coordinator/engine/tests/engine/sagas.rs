@@ -300,9 +300,8 @@ fn a_timeout_in_the_delay_before_a_retry_undoes_too() {
     assert_eq!(world.error("a").status, 408);
 }
 
-#[test]
-fn a_suspension_between_compensations_changes_nothing() {
-    let body = tried(&steps(&["a", "b", "x"]), "{errors: {with: {status: 404}}}", "");
+/// Up to the moment when the first compensation is under way.
+fn at_first_compensation(body: &str) -> World {
     let mut world = World::with(&format!("{USES}{body}"));
     world.split = Split::Reload;
     world.worker = worker(&["x"], &[]);
@@ -312,6 +311,13 @@ fn a_suspension_between_compensations_changes_nothing() {
         world.answer_one();
         world.fold_all();
     }
+    world
+}
+
+#[test]
+fn a_suspension_between_compensations_changes_nothing() {
+    let body = tried(&steps(&["a", "b", "x"]), "{errors: {with: {status: 404}}}", "");
+    let mut world = at_first_compensation(&body);
     world.control("a", ControlKind::Suspend);
     world.run();
     assert_eq!(undone(&world), ["b"]);
@@ -529,15 +535,7 @@ fn a_task_that_an_extension_answered_for_is_not_undone() {
 #[test]
 fn a_compensation_that_is_called_off_shows() {
     let body = tried(&steps(&["a", "b", "x"]), "{}", "");
-    let mut world = World::with(&format!("{USES}{body}"));
-    world.split = Split::Reload;
-    world.worker = worker(&["x"], &[]);
-    world.start("a", json!({}));
-    world.fold_all();
-    while undone(&world).is_empty() {
-        world.answer_one();
-        world.fold_all();
-    }
+    let mut world = at_first_compensation(&body);
     world.control("a", ControlKind::Cancel);
     world.assert_clean();
     let compensations = world.view("a").compensations.unwrap();
